@@ -1,0 +1,53 @@
+"""Measure a trained network again: loss, accuracy, accuracy a class and the confusion matrix."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from cnn_lab.command import run_command
+from cnn_lab.runs import find_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "run", nargs="?", type=Path, help="a run directory or a checkpoint (default: the latest run)"
+    )
+    parser.add_argument(
+        "--split", choices=("test", "val"), default="test", help="which images (default: test)"
+    )
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
+    arguments = parser.parse_args()
+    run_dir, checkpoint = find_run(arguments.run)
+
+    from cnn_lab.evaluation import evaluate
+    from cnn_lab.screen import Screen, shorten
+
+    result = {"run": str(run_dir), "checkpoint": str(checkpoint), **evaluate(checkpoint, arguments.split)}
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return
+    screen = Screen()
+    screen.show(f"{shorten(checkpoint)}, after epoch {result['epoch']}")
+    screen.show(f"{result['images']:,} {arguments.split} images of {result['dataset']}\n")
+    screen.show(f"accuracy {result['accuracy']:.2%}   loss {result['loss']:.4f}\n", style="bold")
+    screen.show(format_confusion(result))
+
+
+def format_confusion(result: dict[str, Any]) -> Table:
+    """A row for each true class: its accuracy, then how often each class was the answer."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("true", justify="right", style="bold")
+    table.add_column("accuracy", justify="right")
+    for guess in range(len(result["confusion"])):
+        table.add_column(f"as {guess}", justify="right")
+    for label, (accuracy, row) in enumerate(zip(result["class_accuracy"], result["confusion"], strict=True)):
+        table.add_row(str(label), f"{accuracy:.2%}", *(str(count) if count else "." for count in row))
+    return table
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,146 @@
+"""The LightningModule: what a step computes, what is measured, and how the weights are updated."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+Batch = tuple[Tensor, Tensor]
+
+
+class LossAndAccuracy(Metric):
+    """Mean loss and share of right answers, gathered on the device: nothing waits for it before `compute`."""
+
+    full_state_update = False
+    loss_sum: Tensor
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss (), logits (batch, classes) and labels (batch,)."""
+        self.loss_sum += loss * len(labels)
+        self.correct += (logits.argmax(dim=1) == labels).sum()
+        self.count += len(labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The means over all images of all devices since `reset`; NaN where there were none."""
+        return self.peek()
+
+    def peek(self) -> dict[str, Tensor]:
+        """The means over this device's images so far."""
+        return {"loss": self.loss_sum / self.count, "accuracy": self.correct / self.count}
+
+    def read(self, prefix: str) -> dict[str, float]:
+        """`compute` as plain numbers named `prefix/loss` and `prefix/accuracy`, without digits that float32 lacks."""
+        return {f"{prefix}/{name}": float(f"{value.item():.7g}") for name, value in self.compute().items()}
+
+
+class ImageClassifier(LightningModule):
+    """Trains any network that maps images to logits.
+
+    Logged once an epoch: `train/loss`, `train/accuracy`, and the same for the split that is watched.
+
+    Args:
+        net: images (batch, channels, height, width) to logits (batch, classes).
+        num_classes: classes that the labels, 0 to `num_classes - 1`, may name.
+        make_optimizer: from parameters to an optimizer; None if the network is only to be measured.
+        make_scheduler: from an optimizer and the run's number of steps to Lightning's `lr_scheduler`
+            settings or None; see `cnn_lab.scheduler`.
+        label_smoothing: share of each label that training spreads over all classes, in [0, 1). What is
+            measured on other images is the plain cross-entropy.
+        watched: name of the split that Lightning's validation loop measures, "val" or "test".
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        num_classes: int,
+        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        make_scheduler: Callable[[Optimizer, float], dict[str, Any] | None] | None = None,
+        label_smoothing: float = 0.0,
+        watched: str = "val",
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.make_optimizer = make_optimizer
+        self.make_scheduler = make_scheduler
+        self.label_smoothing = label_smoothing
+        self.watched = watched
+        self.train_metrics = LossAndAccuracy()
+        self.eval_metrics = LossAndAccuracy()
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
+        return self.net(images)
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's means anew."""
+        self.train_metrics.reset()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The loss that Lightning minimises."""
+        images, labels = batch
+        logits = self.net(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.train_metrics.update(loss.detach(), logits.detach(), labels)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means."""
+        self._log("train", self.train_metrics)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the means and the confusion matrix anew."""
+        self.eval_metrics.reset()
+        self.confusion.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Measure a batch of the split that is watched."""
+        images, labels = batch
+        logits = self.net(images)
+        self.eval_metrics.update(F.cross_entropy(logits, labels), logits, labels)
+        self.confusion.update(logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what was measured."""
+        self._log(self.watched, self.eval_metrics)
+
+    def on_test_epoch_start(self) -> None:
+        """Start the means and the confusion matrix anew."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch of test images."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log what was measured."""
+        self._log("test", self.eval_metrics)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer over all parameters, and its schedule if it has one."""
+        assert self.make_optimizer is not None  # noqa: S101
+        optimizer = self.make_optimizer(self.parameters())
+        settings: dict[str, Any] = {"optimizer": optimizer}
+        if self.make_scheduler:
+            schedule = self.make_scheduler(optimizer, self.trainer.estimated_stepping_batches)
+            if schedule:
+                settings["lr_scheduler"] = schedule
+        return settings
+
+    def _log(self, split: str, metrics: LossAndAccuracy) -> None:
+        values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
+        self.log_dict(values, on_step=False, on_epoch=True)

@@ -1,0 +1,73 @@
+"""What the scripts share: every failure becomes one message on standard error and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from cnn_lab.config import GROUPS, PROJECT, describe_unknown
+from cnn_lab.errors import CnnLabError, ConfigError, suggest
+from cnn_lab.logs import hold_logs
+
+SHOW_TRACEBACK = "HYDRA_FULL_ERROR"  # Hydra's own variable
+
+_exit_codes = [0]
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a script's main function and exit: 0, 1 for what failed, 2 for a mistake in what was typed."""
+    hold_logs()
+    asked_for = os.environ.get(SHOW_TRACEBACK) == "1"
+    os.environ[SHOW_TRACEBACK] = "1"  # Hydra's messages reach us instead of the screen
+    try:
+        main()
+    except CnnLabError as error:
+        if asked_for:
+            raise
+        report(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        if asked_for:
+            raise
+        report(ConfigError(_explain(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(max(_exit_codes))
+
+
+def report(error: CnnLabError) -> None:
+    """Print an error now and exit with its code at the end, so that a sweep goes on with its other runs."""
+    print(f"Error: {error}", file=sys.stderr, flush=True)
+    _exit_codes.append(error.exit_code)
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages, in the words of this project."""
+    cause = error.__cause__ or error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = [str(name) for name in error.options or ()]
+        if options:
+            return f"{group}={option} is not an option{suggest(option, options)} (there are {', '.join(options)})"
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        return describe_unknown(_compose_choices(), cause.full_key)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return f"{cause.full_key} has the wrong type: {str(cause).splitlines()[0]}"
+    return "\n".join(line for line in str(error).splitlines() if not line.startswith("See https://"))
+
+
+def _compose_choices() -> DictConfig:
+    """The config with the options that were chosen on the command line, and none of its other values."""
+    typed = [
+        argument for argument in sys.argv[1:] if argument.partition("=")[0] in GROUPS and "," not in argument
+    ]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        try:
+            return compose("train", typed)
+        except HydraException:
+            return compose("train")

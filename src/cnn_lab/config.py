@@ -1,0 +1,224 @@
+"""The settings of a run: their names and types, and the checks that end a run before it costs anything.
+
+Nothing here imports torch.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from cnn_lab import mnist
+from cnn_lab.errors import ConfigError, suggest
+from cnn_lab.ranges import check_range, check_ranges
+from cnn_lab.shapes import plan_cnn
+from cnn_lab.signatures import read_signature
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+# A config that comes out of a run directory or a checkpoint is data: it may name nothing else.
+TRUSTED_TARGETS = ("cnn_lab.", "torch.optim.", "torch.nn.", "lightning.pytorch.")
+
+# What `cnn_lab.training` passes to each group's target itself, so that no setting can.
+SUPPLIED = {
+    "data": {"seed"},
+    "model": {"input_shape", "num_classes"},
+    "optimizer": {"params"},
+    "scheduler": {"optimizer", "total_steps"},
+    "trainer": {
+        "logger", "callbacks", "fast_dev_run", "barebones", "default_root_dir", "enable_checkpointing",
+        "enable_progress_bar", "enable_model_summary", "use_distributed_sampler",
+    },
+}  # fmt: skip
+
+
+@dataclass
+class EarlyStopping:
+    """Settings of early stopping; conf/train.yaml says what each means."""
+
+    patience: int | None = None
+    monitor: str = "val/loss"
+    min_delta: float = 0.0
+
+
+@dataclass
+class Config:
+    """The top level of a config: a node for each group, and the keys that belong to none."""
+
+    data: Any = MISSING
+    model: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    trainer: Any = MISSING
+    seed: int = 0
+    label: str | None = None
+    label_smoothing: float = 0.0
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    output_dir: str = MISSING
+
+
+GROUPS = tuple(SUPPLIED)
+
+ConfigStore.instance().store("schema", node=Config)
+OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+
+
+def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
+    """Check a composed config and return it as plain data, fully resolved.
+
+    Raises:
+        ConfigError: for the first key that is unknown, missing, of a wrong type or out of range, and for a
+            network that cannot be built.
+    """
+    plain = _resolve(config)
+    _check_names("", plain, [item.name for item in fields(Config)])
+    _check_names("early_stopping.", plain["early_stopping"], [item.name for item in fields(EarlyStopping)])
+    check_ranges("", plain)
+    check_ranges("early_stopping", plain["early_stopping"])
+    for group in GROUPS:
+        _check_node(group, plain[group])
+        check_ranges(group, plain[group])
+    _check_training_length(plain["trainer"])
+    if plain["data"]["_target_"] == "cnn_lab.data.ImageDataModule":
+        _check_mnist(plain)
+        if plain["model"]["_target_"] == "cnn_lab.model.CNN":
+            settings = {key: value for key, value in plain["model"].items() if not key.startswith("_")}
+            _check_network(settings)
+    return plain
+
+
+def check_trusted(config: Mapping[str, Any]) -> None:
+    """Refuse a stored config that names a target outside `TRUSTED_TARGETS`, at any depth.
+
+    Raises:
+        ConfigError: naming the target.
+    """
+    for key, target in _find_targets(config):
+        if not isinstance(target, str) or not target.startswith(TRUSTED_TARGETS):
+            raise ConfigError(
+                f"{key}={target} is refused: a stored config may only name targets under "
+                + ", ".join(name.rstrip(".") for name in TRUSTED_TARGETS)
+            )
+
+
+def describe_unknown(config: DictConfig, key: str) -> str:
+    """Say that a dotted key is none of a composed config's, and which is the nearest."""
+    path, _, name = key.rpartition(".")
+    if not path:
+        return _unknown("", name, [item.name for item in fields(Config)])
+    node = OmegaConf.select(config, path)
+    names = {str(item) for item in node} if isinstance(node, DictConfig) else set()
+    target = node.get("_target_", "") if names else ""
+    if path in GROUPS and target:
+        names |= set(_allowed(path, target) or ())
+    if name in names:
+        return f"{key} is not in the config, but {target} takes it: type +{key}=..."
+    return _unknown(f"{path}.", name, sorted(item for item in names if not item.startswith("_")), target)
+
+
+def _resolve(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(config, DictConfig):
+        return config
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value: set it with {error.full_key}=...") from None
+    except InterpolationKeyError as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def _check_names(prefix: str, node: Mapping[str, Any], known: list[str], owner: str = "") -> None:
+    for name in node:
+        if name not in known:
+            raise ConfigError(_unknown(prefix, name, known, owner))
+
+
+def _unknown(prefix: str, name: str, known: list[str], owner: str = "") -> str:
+    of = f" of {owner}" if owner else ""
+    return f"{prefix}{name} is no setting{of}{suggest(name, known)} (there are {', '.join(known)})"
+
+
+def _check_node(group: str, node: Any) -> None:
+    """Check a group's node against the signature of the class or function that it names."""
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        raise ConfigError(f"{group} has no _target_: name the class that it configures")
+    target = node["_target_"]
+    parameters = _allowed(group, target)
+    if parameters is None:
+        return
+    settings = {name: value for name, value in node.items() if not name.startswith("_")}
+    for name in SUPPLIED[group] & set(settings):
+        raise ConfigError(f"{group}.{name} cannot be set: the run sets it itself")
+    _check_names(f"{group}.", settings, sorted(parameters), target)
+    for name, parameter in parameters.items():
+        if name in settings:
+            value = settings[name]
+            if not parameter.accepts(value) and not (group == "trainer" and value == "auto"):
+                raise ConfigError(f"{group}.{name}={_show(value)} has the wrong type: it takes {parameter}")
+        elif parameter.required:
+            raise ConfigError(f"{group}.{name} is missing: {target} needs it")
+
+
+def _allowed(group: str, target: Any) -> dict[str, Any] | None:
+    try:
+        parameters = read_signature(target)
+    except LookupError as error:
+        raise ConfigError(f"{group}._target_={target}: {error.args[0]}") from None
+    if parameters is None:
+        return None
+    return {name: value for name, value in parameters.items() if name not in SUPPLIED[group]}
+
+
+def _check_training_length(trainer: Mapping[str, Any]) -> None:
+    for name in ("max_epochs", "max_steps", "devices"):
+        if trainer.get(name) == 0:
+            raise ConfigError(f"trainer.{name}=0 is out of range: it must be at least 1, or -1 for no limit")
+
+
+def _check_mnist(config: Mapping[str, Any]) -> None:
+    data = config["data"]
+    largest = mnist.SIZES["train"] - mnist.NUM_CLASSES
+    check_range("data.val_size", data.get("val_size", 0), f"[0, {largest}]")
+    if not data.get("val_size", 0) and data["root"] is not None:
+        watching = {
+            "early_stopping.monitor": config["early_stopping"]["patience"]
+            and config["early_stopping"]["monitor"],
+            "scheduler.monitor": config["scheduler"].get("monitor"),
+        }
+        for key, metric in watching.items():
+            if metric and metric.startswith("val/"):
+                raise ConfigError(
+                    f"{key}={metric} needs validation images, and data.val_size=0 keeps none; "
+                    f"type data.val_size=5000 or {key}=train/loss"
+                )
+
+
+def _check_network(settings: dict[str, Any]) -> None:
+    if set(settings) | SUPPLIED["model"] != set(read_signature("cnn_lab.model.CNN") or ()):
+        return  # a setting was taken out with ~; the class has a default for it, and checks the rest
+    try:
+        plan_cnn(**settings, input_shape=mnist.IMAGE_SHAPE, num_classes=mnist.NUM_CLASSES)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith("model.") else f"model: {text}") from None
+
+
+def _find_targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        inner = f"{path}.{key}" if path else str(key)
+        if key == "_target_":
+            yield inner, value
+        yield from _find_targets(value, inner)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower().replace("none", "null")
+    return str(value).replace(" ", "")

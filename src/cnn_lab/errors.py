@@ -1,0 +1,26 @@
+"""What can go wrong, in words for the person who typed the command."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CnnLabError(Exception):
+    """A failure with one readable message: what was given, what is allowed, what to type instead."""
+
+    exit_code = 1
+
+
+class ConfigError(CnnLabError, ValueError):
+    """A mistake in what was typed: a key, a value, a path."""
+
+    exit_code = 2
+
+
+class DataError(CnnLabError):
+    """The data set is damaged or cannot be had."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'channels'?` for the known name nearest to `name`, else an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

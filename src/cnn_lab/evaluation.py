@@ -1,0 +1,78 @@
+"""Measure a trained run again, from its directory or a checkpoint alone."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnn_lab.config import check_config, check_trusted
+from cnn_lab.errors import ConfigError
+from cnn_lab.logs import claim_lightning_logs
+from cnn_lab.trainer import choose_hardware, keep_freed_memory, make_trainer
+from cnn_lab.training import build
+
+
+def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
+    """Measure a checkpoint's network on the "test" or "val" images of its run.
+
+    Returns:
+        `loss` and `accuracy`, as training measured them; `images`, `dataset`, `split`, `epoch`;
+        `class_accuracy`, one a class; `confusion`, a row for each true class with its counts by guess.
+
+    Raises:
+        ConfigError: when the file is no checkpoint of this project, names targets that it may not, or the run
+            has no such images.
+    """
+    claim_lightning_logs()
+    keep_freed_memory()
+    checkpoint = load_checkpoint(path)
+    config = check_config(checkpoint["config"])
+    settings = config["trainer"]
+    if settings["accelerator"] != "cpu":
+        settings = {**settings, "accelerator": "auto"}  # the run's device, or what there is here
+    data, classifier = build(config)
+    data.test_each_epoch = False
+    classifier.watched = "val"
+    try:
+        classifier.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ConfigError(f"{path} does not fit its own config: {error}") from error
+    data.prepare_data()
+    data.setup("test")
+    if not data.sizes[split]:
+        raise ConfigError(f"there are no {split} images: this run was trained with data.val_size=0")
+    trainer = make_trainer(
+        {**choose_hardware(settings), "devices": 1, "strategy": "auto", "num_nodes": 1, "profiler": None},
+        logger=False,
+        enable_checkpointing=False,
+    )
+    measure = trainer.test if split == "test" else trainer.validate
+    measure(classifier, datamodule=data, verbose=False)
+    measured = classifier.eval_metrics.read(split)
+    confusion = classifier.confusion.compute()
+    return {
+        "split": split,
+        "dataset": data.name,
+        "images": int(confusion.sum()),
+        "epoch": checkpoint["epoch"] + 1,
+        "loss": measured[f"{split}/loss"],
+        "accuracy": measured[f"{split}/accuracy"],
+        "class_accuracy": (confusion.diag() / confusion.sum(dim=1)).tolist(),
+        "confusion": confusion.tolist(),
+    }
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as plain data and tensors; nothing in the file is executed.
+
+    Raises:
+        ConfigError: when it is no checkpoint of this project, or its config names a target that it may not.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        config = checkpoint["config"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{path} is not a checkpoint of this project") from error
+    check_trusted(config)
+    return checkpoint

@@ -1,0 +1,95 @@
+"""What TensorBoard shows of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.tensorboard.summary import hparams
+
+# One chart with a line for each split, against the optimizer step and against the epoch.
+CHARTS = {
+    heading: {
+        quantity: ["Multiline", [f"{prefix}{split}/{quantity}$" for split in ("train", "val", "test")]]
+        for quantity in ("loss", "accuracy")
+    }
+    for heading, prefix in (("By epoch", "^by_epoch/"), ("By step", "^"))
+}
+
+
+class EventLogger(TensorBoardLogger):
+    """Lightning's TensorBoard logger, writing into the run's directory itself.
+
+    Besides what the LightningModule logs: loss and accuracy by epoch, charts that compare splits, the config,
+    the network's graph, and for HPARAMS the settings with the run's final metrics.
+    """
+
+    def __init__(self, run_dir: Any) -> None:
+        super().__init__(save_dir=run_dir, name="", version="", default_hp_metric=False)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write scalars; without Lightning's own `epoch`, whose chart says nothing."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+    def finalize(self, status: str) -> None:  # noqa: ARG002
+        """Write out what is buffered; the file stays open from fit to test, so that there is one."""
+        self.save()
+
+    def save(self) -> None:
+        """Write out what is buffered. Lightning's hparams.yaml is left out: config.yaml holds the settings."""
+        self.experiment.flush()
+
+    def log_start(self, config: Mapping[str, Any], net: nn.Module, images: Tensor) -> None:
+        """Write what is known before training: `images`, a batch, traces the graph of `net`."""
+        writer = self.experiment
+        writer.add_custom_scalars(CHARTS)
+        writer.add_text("config", _as_markdown(config))
+        mode = net.training
+        net.eval()
+        with torch.random.fork_rng(devices=[]):
+            writer.add_graph(net, images)
+        net.train(mode)
+
+    def log_epoch(self, row: Mapping[str, Any]) -> None:
+        """Write a row of metrics.csv: what Lightning has not written, and the metrics by epoch."""
+        writer = self.experiment
+        for name in ("lr", "seconds"):
+            writer.add_scalar(name, row[name], row["step"])
+        for name, value in row.items():
+            if "/" in name and value is not None:
+                writer.add_scalar(f"by_epoch/{name}", value, row["epoch"])
+        self.save()
+
+    def log_result(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Write the run's row of HPARAMS: the same columns for every run."""
+        writer = self.experiment
+        for summary in hparams(dict(settings), {f"final/{name}": value for name, value in metrics.items()}):
+            writer.file_writer.add_summary(summary)
+        for name, value in metrics.items():
+            writer.add_scalar(f"final/{name}", value, 0)
+        self.save()
+
+
+def flatten_settings(config: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+    """A run's settings as plain numbers and strings by short names; a list becomes `name.0`, `name.1`, ..."""
+    flat: dict[str, Any] = {"parameters": parameters, "seed": config["seed"]}
+    for group in ("data", "model", "optimizer", "scheduler"):
+        node = config[group]
+        flat[group] = node["_target_"].rpartition(".")[2]
+        for name, value in node.items():
+            if name.startswith("_") or name in ("root", "allow_sample", "num_workers"):
+                continue
+            items = enumerate(value) if isinstance(value, list) else [("", value)]
+            for index, item in items:
+                key = f"{group}.{name}" + (f".{index}" if index != "" else "")
+                flat[key] = item if isinstance(item, bool | int | float | str) else str(item)
+    for name in ("max_epochs", "precision"):
+        flat[f"trainer.{name}"] = config["trainer"][name]
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def _as_markdown(config: Mapping[str, Any]) -> str:
+    lines = yaml.safe_dump(dict(config), sort_keys=False).splitlines()
+    return "\n".join(f"    {line}" for line in lines)  # an indented block is code in Markdown

@@ -1,0 +1,122 @@
+"""The convolutional network: images in, logits out. Plain PyTorch, without Lightning."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cnn_lab.shapes import POOL_SIZE, Block, plan_cnn
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+# Where a larger input never gives a smaller output, max-pooling first selects the same values.
+MONOTONE = {"relu", "leaky_relu", "elu", "tanh"}
+POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+
+
+class CNN(nn.Module):
+    """Blocks of conv -> (norm) -> activation -> (pool), then linear layers with dropout, then logits.
+
+    The defaults are the network of "Visual Machine Learning: From Linear Networks to Convolutional
+    Architectures, part 2": 421,642 parameters, initialised as PyTorch initialises its layers.
+
+    Args:
+        channels: output channels of each block; its length is the number of blocks.
+        kernel_sizes: side of the square kernels; like `strides`, `paddings` and `pool`, one value for all
+            blocks or a list of one a block.
+        paddings: pixels on each side, or "same" for `(kernel - 1) / 2`.
+        pool: "max", "avg" or "none" (also `None`): 2 x 2 windows, side by side.
+        activation: relu, leaky_relu, elu, gelu, silu or tanh.
+        norm: "batch" or "none" (also `None`).
+        hidden: features of each hidden linear layer; empty for none.
+        dropout: share of each hidden layer's features that training sets to zero, in [0, 1).
+        input_shape: (channels, height, width) of an image.
+
+    Attributes:
+        layers: the network's layers with their sizes and costs, see `cnn_lab.shapes.Layer`.
+
+    Raises:
+        ConfigError: for settings that make no network, see `cnn_lab.shapes.plan_cnn`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64),
+        kernel_sizes: int | Sequence[int] = 3,
+        strides: int | Sequence[int] = 1,
+        paddings: int | str | Sequence[int | str] = "same",
+        pool: str | None | Sequence[str | None] = "max",
+        activation: str = "relu",
+        norm: str | None = None,
+        hidden: Sequence[int] = (128,),
+        dropout: float = 0.5,
+        *,
+        input_shape: Sequence[int] = (1, 28, 28),
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        blocks, self.layers = plan_cnn(
+            channels=channels,
+            kernel_sizes=kernel_sizes,
+            strides=strides,
+            paddings=paddings,
+            pool=pool,
+            activation=activation,
+            norm=norm,
+            hidden=hidden,
+            dropout=dropout,
+            input_shape=input_shape,
+            num_classes=num_classes,
+        )
+        self.blocks = nn.Sequential(*(_make_block(block, activation, norm) for block in blocks))
+        self.head = nn.Sequential(nn.Flatten())
+        (features,) = next(layer.output for layer in self.layers if layer.name == "flatten")
+        for outputs in hidden:
+            self.head.extend([nn.Linear(features, outputs), ACTIVATIONS[activation](), nn.Dropout(dropout)])
+            features = outputs
+        self.head.append(nn.Linear(features, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width), normalised, to logits (batch, classes)."""
+        return self.head(self.blocks(_to_channels_last(images)))
+
+
+def _make_block(block: Block, activation: str, norm: str | None) -> nn.Sequential:
+    padding = block.padding
+    if padding == "same" and block.kernel_size % 2:
+        padding = (block.kernel_size - 1) // 2  # PyTorch's own "same" refuses strides above 1
+    modules: dict[str, nn.Module] = {
+        "conv": nn.Conv2d(
+            block.in_channels, block.out_channels, block.kernel_size, stride=block.stride, padding=padding
+        )
+    }
+    if norm == "batch":
+        modules["norm"] = nn.BatchNorm2d(block.out_channels)
+    modules["activation"] = ACTIVATIONS[activation]()
+    if block.pool != "none":
+        modules["pool"] = POOLS[block.pool](POOL_SIZE)
+        if block.pool == "max" and activation in MONOTONE:
+            # The same function, with a quarter of the activations to compute and to keep for backward.
+            modules["activation"] = modules.pop("activation")
+    sequence = nn.Sequential()
+    for name, module in modules.items():
+        sequence.add_module(name, module)
+    return sequence
+
+
+def _to_channels_last(images: Tensor) -> Tensor:
+    """Lay images out as (batch, height, width, channels) in memory, which pools several times faster.
+
+    With one channel both layouts are the same bytes, and PyTorch keeps the one that the strides name; hence
+    the strides are set, which `.contiguous(memory_format=torch.channels_last)` leaves as they are.
+    """
+    batch, channels, height, width = images.shape
+    if channels > 1:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.contiguous().as_strided(images.shape, (height * width, 1, width, 1))

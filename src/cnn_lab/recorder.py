@@ -1,0 +1,71 @@
+"""The callback that writes a run's directory as the run goes: metrics.csv, result.json, TensorBoard."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from cnn_lab.classifier import ImageClassifier
+from cnn_lab.events import EventLogger
+from cnn_lab.runs import Run
+
+
+class Recorder(Callback):
+    """Writes a row an epoch, and puts the config into every checkpoint."""
+
+    def __init__(self, run: Run, events: EventLogger, config: Mapping[str, Any]) -> None:
+        self.run = run
+        self.events = events
+        self.config = dict(config)
+        self.best: dict[str, float] = {}
+        self._measured: dict[str, float] = {}
+        self._epoch_start = 0.0
+        self._images_seen = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Start the epoch's clock."""
+        self._measured = {}
+        self._epoch_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: list[Tensor], batch_idx: int
+    ) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Write the training loss every `trainer.log_every_n_steps` batches."""
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            self.events.experiment.add_scalar("train/loss_step", outputs["loss"], trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Keep what was measured for the epoch's row."""
+        self._measured = pl_module.eval_metrics.read(pl_module.watched)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        """Write the epoch's row."""
+        train = pl_module.train_metrics.read("train")  # Lightning calls the module's own hook after this one
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            **train,
+            **self._measured,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - self._epoch_start, 3),
+        }
+        self._images_seen += int(pl_module.train_metrics.count)
+        if row.get("val/accuracy", -1.0) > self.best.get("val/accuracy", -1.0):
+            self.best = {"val/accuracy": row["val/accuracy"], "epoch": row["epoch"]}
+        self.run.add_epoch(row)
+        self.events.log_epoch(row)
+        self.run.update(epochs=row["epoch"], steps=row["step"], best=self.best or None, **self._speed())
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        """Make the checkpoint one that can be used without the run's directory."""
+        checkpoint["config"] = self.config
+
+    def _speed(self) -> dict[str, Any]:
+        seconds = [row["seconds"] for row in self.run.rows]
+        return {
+            "seconds_per_epoch": statistics.median(seconds),
+            "samples_per_second": round(self._images_seen / max(sum(seconds), 1e-9)),
+        }

@@ -1,0 +1,202 @@
+"""A run's directory: how it is named, made, written as the run goes, found again and read.
+
+Nothing here imports torch.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cnn_lab.config import GROUPS, PROJECT
+from cnn_lab.errors import CnnLabError, ConfigError
+
+STAMP = "%Y-%m-%d_%H-%M-%S"
+LABEL_LENGTH = 80
+COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
+ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
+
+
+class Run:
+    """What a run leaves behind, written so that a killed run has all that it had finished.
+
+    Attributes:
+        path: the run's directory.
+        rows: the finished epochs, as in metrics.csv.
+        result: what result.json holds.
+    """
+
+    def __init__(self, path: Path, **result: Any) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self.result: dict[str, Any] = {
+            "status": "running",
+            "error": None,
+            **result,
+            "started": datetime.now().astimezone().isoformat(timespec="microseconds"),
+            **describe_git(),
+        }
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml."""
+        _replace_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    def update(self, **values: Any) -> None:
+        """Set values of result.json and write it."""
+        self.result.update(values)
+        _replace_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
+
+    def add_epoch(self, row: Mapping[str, Any]) -> None:
+        """Add a finished epoch to metrics.csv."""
+        columns = (*COLUMNS, *(ARTICLE_COLUMNS if "test/loss" in row else ()))
+        self.rows.append({name: row.get(name) for name in columns})
+        with (self.path / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            if len(self.rows) == 1:
+                writer.writeheader()
+            writer.writerow(self.rows[-1])
+
+
+@contextlib.contextmanager
+def new_directory(parent: Path, name: str) -> Iterator[Path]:
+    """Make a directory that no other run uses, and remove it again if nothing was written into it.
+
+    Raises:
+        CnnLabError: when it cannot be made.
+    """
+    path = parent / name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in range(2, 10_000):
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:
+                path = parent / f"{name}_{number}"
+    except OSError as error:
+        raise CnnLabError(
+            f"the run directory {path} cannot be made: {error.strerror}; choose another place with output_dir=DIR"
+        ) from error
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            path.rmdir()
+
+
+def name_run(
+    label: str | None, overrides: Sequence[str], hydra: Mapping[str, Any]
+) -> tuple[Path | None, str, str]:
+    """Where a run goes: the sweep's directory or None, the directory's name, and the run's label.
+
+    Args:
+        label: the config's own, if it has one.
+        overrides: what was typed for this run.
+        hydra: Hydra's own config.
+    """
+    if str(hydra["mode"]).endswith("MULTIRUN"):
+        sweep = Path(hydra["sweep"]["dir"])
+        label = label or make_label(_keep_swept(sweep, overrides))
+        return sweep, f"{hydra['job']['num']}-{label}", label
+    label = label or make_label(overrides)
+    return None, f"{datetime.now():{STAMP}}-{label}", label
+
+
+def make_label(overrides: Sequence[str]) -> str:
+    """A name, for files and charts, that says what was typed: `model.channels=[8,16]` gives `channels-8-16`.
+
+    Where a run keeps its files and on what it runs is left out. Without anything else it is `default`.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key.startswith(("data.root", "output_dir", "trainer.accelerator", "trainer.devices", "hydra")):
+            continue
+        name = key if key in GROUPS else key.rpartition(".")[2]
+        words = [value] if key == "experiment" else [name, *re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)]
+        parts.append("-".join(words))
+    return re.sub(r"[^\w.+-]", "-", "_".join(parts))[:LABEL_LENGTH] or "default"
+
+
+def _keep_swept(sweep: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides of a job of which the sweep has several values; all of them if that is not on record."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        typed = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
+        swept = set(typed["sweeper"].get("params") or ())
+        parser = OverridesParser.create()
+        swept |= {
+            item.key_or_group
+            for item in parser.parse_overrides(typed["overrides"]["task"])
+            if item.is_sweep_override()
+        }
+    except (OSError, KeyError, TypeError):
+        return list(overrides)
+    return [item for item in overrides if item.lstrip("+~").partition("=")[0] in swept]
+
+
+def find_run(path: str | Path | None = None, output_dir: Path = PROJECT / "outputs") -> tuple[Path, Path]:
+    """The run directory and the checkpoint that `path`, either of them, names; None is the latest run.
+
+    Raises:
+        ConfigError: when there is none, or it is neither.
+    """
+    if path is None:
+        runs = sorted(output_dir.glob("runs/*/result.json")) + sorted(
+            output_dir.glob("sweeps/*/*/result.json")
+        )
+        if not runs:
+            raise ConfigError(f"there is no run in {output_dir}; train one first: python scripts/train.py")
+        path = max(runs, key=lambda file: read_result(file.parent).get("started", "")).parent
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; give a run directory or a checkpoint")
+    if path.is_file():
+        return path.parent.parent, path
+    if not (path / "result.json").is_file():
+        raise ConfigError(f"{path} is not a run directory: it has no result.json")
+    for name in ("best.ckpt", "last.ckpt"):
+        if (path / "checkpoints" / name).is_file():
+            return path, path / "checkpoints" / name
+    raise ConfigError(f"{path} has no checkpoint (the run's status: {read_result(path).get('status')})")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What a run's result.json holds; empty where it cannot be read."""
+    try:
+        return dict(json.loads((path / "result.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def describe_git() -> dict[str, Any]:
+    """The commit of this project's checkout and whether it was changed since; None outside of one."""
+    try:
+        commit = _ask_git("rev-parse", "HEAD")
+        return {
+            "git_commit": commit,
+            "git_dirty": bool(_ask_git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": None, "git_dirty": None}
+
+
+def _ask_git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]  # noqa: S607
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+
+
+def _replace_file(path: Path, text: str) -> None:
+    """Write a file that readers see whole: the old one or the new one."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)  # noqa: PTH105

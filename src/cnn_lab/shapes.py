@@ -1,0 +1,186 @@
+"""The arithmetic of a CNN: what size every layer's output has, before any tensor exists.
+
+It needs no torch, so an impossible network is refused while its settings are read.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cnn_lab.errors import ConfigError, suggest
+from cnn_lab.ranges import check_ranges
+
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
+NORMS = ("none", "batch")
+POOLS = ("none", "max", "avg")
+POOL_SIZE = 2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of the layer table. `output` is (channels, height, width) or (features,)."""
+
+    name: str
+    operation: str
+    output: tuple[int, ...]
+    parameters: int = 0
+    multiply_adds: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block's settings, each resolved to a value. `padding` is in pixels on each side, or 'same'."""
+
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int
+    padding: int | str
+    pool: str
+
+
+def output_size(n: int, f: int, p: float = 0, s: int = 1) -> int:
+    """Pixels along one side after a window of `f` pixels slid over `n` pixels.
+
+    `floor((n + 2p - f) / s) + 1`, with `p` pixels of padding on each side and a stride of `s`.
+    A result below 1 says that the window does not fit.
+    """
+    return math.floor((n + 2 * p - f) / s) + 1
+
+
+def plan_cnn(
+    *,
+    channels: Sequence[int],
+    kernel_sizes: int | Sequence[int],
+    strides: int | Sequence[int],
+    paddings: int | str | Sequence[int | str],
+    pool: str | None | Sequence[str | None],
+    activation: str,
+    norm: str | None,
+    hidden: Sequence[int],
+    dropout: float,
+    input_shape: Sequence[int],
+    num_classes: int,
+) -> tuple[list[Block], list[Layer]]:
+    """Work out a CNN from its settings: its blocks, and every layer with its size and cost.
+
+    Args:
+        channels: output channels of each block; its length is the number of blocks.
+        kernel_sizes: side of the square kernels; like `strides`, `paddings` and `pool`, one value for all
+            blocks or a list of one a block.
+        paddings: pixels on each side, or "same" for `(kernel - 1) / 2`: with stride 1 the size stays.
+        pool: "max", "avg" or "none" (also `None`): 2 x 2 windows, side by side.
+        hidden: features of each hidden linear layer; empty for none.
+        input_shape: (channels, height, width) of an image.
+
+    Raises:
+        ConfigError: for a value that is no option or out of range, for lists of different lengths, and for a
+            layer that does not fit its input, which it names.
+    """
+    if not channels:
+        raise ConfigError("model.channels is empty: give the output channels of each block, as in [32,64]")
+    check_ranges(
+        "model",
+        {
+            "channels": channels,
+            "kernel_sizes": kernel_sizes,
+            "strides": strides,
+            "paddings": paddings,
+            "hidden": hidden,
+            "dropout": dropout,
+        },
+    )
+    _check_option("activation", activation, ACTIVATIONS)
+    _check_option("norm", norm or "none", NORMS)
+
+    count = len(channels)
+    settings = zip(
+        [input_shape[0], *channels[:-1]],
+        channels,
+        _per_block("kernel_sizes", kernel_sizes, count),
+        _per_block("strides", strides, count),
+        _per_block("paddings", paddings, count),
+        [name or "none" for name in _per_block("pool", pool, count)],
+        strict=True,
+    )
+    blocks = [Block(*values) for values in settings]
+    layers: list[Layer] = []
+    size = (input_shape[1], input_shape[2])
+    for number, block in enumerate(blocks, 1):
+        _check_option("pool", block.pool, POOLS)
+        rows, size = _block_layers(f"block {number}", block, size, norm or "none")
+        layers += rows
+
+    features = channels[-1] * size[0] * size[1]
+    layers.append(Layer("flatten", f"{channels[-1]} x {size[0]} x {size[1]}", (features,)))
+    names = [f"hidden {number}" for number in range(1, len(hidden) + 1)] + ["logits"]
+    for name, outputs in zip(names, [*hidden, num_classes], strict=True):
+        layers.append(Layer(name, "linear", (outputs,), (features + 1) * outputs, features * outputs))
+        features = outputs
+    return blocks, layers
+
+
+def _block_layers(
+    name: str, block: Block, size: tuple[int, int], norm: str
+) -> tuple[list[Layer], tuple[int, int]]:
+    """The rows of one block, and the (height, width) that it hands on."""
+    f, s, out = block.kernel_size, block.stride, block.out_channels
+    p = _padding_pixels(name, block)
+    height, width = (output_size(n, f, p, s) for n in size)
+    if height < 1 or width < 1:
+        padded = f" with padding {p:g}" if p else ""
+        raise ConfigError(
+            f"{name}: a {f}x{f} kernel does not fit its {size[0]}x{size[1]} input{padded}; "
+            "use fewer blocks, a smaller kernel, model.paddings=same or model.pool=none"
+        )
+    weights = f * f * block.in_channels * out
+    operation = f"conv {f}x{f}" + (f", stride {s}" if s > 1 else "") + (f", padding {p:g}" if p else "")
+    rows = [Layer(f"{name} conv", operation, (out, height, width), weights + out, weights * height * width)]
+    if norm == "batch":
+        rows.append(Layer(f"{name} norm", "batch norm", (out, height, width), 2 * out, out * height * width))
+    if block.pool != "none":
+        pooled = tuple(output_size(n, POOL_SIZE, s=POOL_SIZE) for n in (height, width))
+        if min(pooled) < 1:
+            raise ConfigError(
+                f"{name}: a {POOL_SIZE}x{POOL_SIZE} pool does not fit its {height}x{width} input; "
+                "use fewer blocks or model.pool=none"
+            )
+        height, width = pooled
+        window = f"{block.pool} {POOL_SIZE}x{POOL_SIZE}, stride {POOL_SIZE}"
+        rows.append(Layer(f"{name} pool", window, (out, height, width)))
+    return rows, (height, width)
+
+
+def _padding_pixels(name: str, block: Block) -> float:
+    """Padding on each side. A half pixel says that one side gets one more than the other."""
+    if not isinstance(block.padding, str):
+        return block.padding
+    _check_option("paddings", block.padding, ("same",), "or a number")
+    if block.kernel_size % 2 == 0 and block.stride > 1:
+        raise ConfigError(
+            f"{name}: model.paddings=same with a stride above 1 needs an odd kernel size, "
+            f"not {block.kernel_size}; give the padding as a number"
+        )
+    return (block.kernel_size - 1) / 2
+
+
+def _per_block(name: str, value: T | Sequence[T], count: int) -> list[T]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * count  # type: ignore[list-item]
+    if len(value) != count:
+        raise ConfigError(
+            f"model.{name} has {len(value)} values and model.channels {count}: "
+            "give one value for all blocks or one a block"
+        )
+    return list(value)
+
+
+def _check_option(name: str, value: Any, options: Sequence[str], more: str = "") -> None:
+    if value not in options:
+        listed = " ".join(filter(None, [", ".join(options), more]))
+        raise ConfigError(
+            f"model.{name}={value} is not an option{suggest(str(value), options)} (it can be {listed})"
+        )

@@ -1,0 +1,156 @@
+"""What a `_target_` accepts, read from its source text.
+
+Nothing is imported: a misspelled argument of `torch.optim.Adam` is refused without waiting for torch, and a
+target that came out of a file runs no code by being checked.
+"""
+
+import ast
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A named argument. `annotation` is None where the source has none."""
+
+    annotation: ast.expr | None
+    required: bool
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value`, plain data from a config, fits the annotation, as far as it can be understood."""
+        return self.annotation is None or _fits(value, self.annotation)
+
+    def __str__(self) -> str:
+        return ast.unparse(self.annotation) if self.annotation else "anything"
+
+
+@functools.cache
+def read_signature(target: str) -> dict[str, Parameter] | None:
+    """The arguments of the class or function with this dotted name, by name.
+
+    None where they cannot be told from the source: it takes `**kwargs`, inherits its constructor from
+    elsewhere or is compiled.
+
+    Raises:
+        LookupError: when there is no such module or name.
+    """
+    definition = _find(target)
+    if isinstance(definition, ast.ClassDef):
+        constructors = [item for item in definition.body if getattr(item, "name", None) == "__init__"]
+        definition = constructors[0] if constructors else None
+        skip = 1  # self
+    else:
+        skip = 0
+    if not isinstance(definition, ast.FunctionDef) or definition.args.kwarg:
+        return None
+    arguments = definition.args
+    positional = (arguments.posonlyargs + arguments.args)[skip:]
+    first_default = len(positional) - len(arguments.defaults)
+    parameters = {
+        item.arg: Parameter(item.annotation, required=index < first_default)
+        for index, item in enumerate(positional)
+    }
+    for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        parameters[item.arg] = Parameter(item.annotation, required=default is None)
+    return parameters
+
+
+def _find(target: str) -> ast.stmt | None:
+    """The definition of a dotted name, followed through the imports of the modules on its way."""
+    package, *names = target.split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise LookupError(f"there is no package '{package}'")
+    return _find_in(Path(spec.origin), names, target)
+
+
+def _find_in(module: Path, names: list[str], target: str) -> ast.stmt | None:
+    if not names:
+        raise LookupError(f"'{target}' is a module, not a class or function")
+    name, rest = names[0], names[1:]
+    if module.name == "__init__.py":
+        for inner in (module.parent / name / "__init__.py", module.parent / f"{name}.py"):
+            if inner.is_file():
+                return _find_in(inner, rest, target)
+    for statement in _statements(module):
+        if getattr(statement, "name", None) == name:
+            return statement if not rest else None
+        if isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name:
+                    return _find_imported(module, statement, [alias.name, *rest])
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            assigned = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if any(isinstance(item, ast.Name) and item.id == name for item in assigned):
+                return None
+    raise LookupError(f"there is no '{target}'")
+
+
+def _find_imported(module: Path, statement: ast.ImportFrom, names: list[str]) -> ast.stmt | None:
+    path = [*(statement.module or "").split("."), *names] if statement.module else names
+    if not statement.level:
+        return _find(".".join(path))
+    start = module.parents[statement.level - 1]
+    return _find_in(start / "__init__.py", path, ".".join(path))
+
+
+@functools.cache
+def _statements(module: Path) -> list[ast.stmt]:
+    """The module's statements, also those inside a top-level `if` or `try`."""
+    if module.suffix != ".py":
+        return []
+    found: list[ast.stmt] = []
+    waiting = list(ast.parse(module.read_text(encoding="utf-8")).body)
+    while waiting:
+        statement = waiting.pop(0)
+        if isinstance(statement, ast.If | ast.Try):
+            waiting = [*statement.body, *statement.orelse, *waiting]
+        else:
+            found.append(statement)
+    return found
+
+
+NUMBERS = {"int": int, "float": int | float, "str": str}
+
+
+def _fits(value: Any, annotation: ast.expr) -> bool:
+    match annotation:
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Constant(value=str(text)):
+            return _fits(value, ast.parse(text, mode="eval").body)
+        case ast.Name(id="bool"):
+            return isinstance(value, bool)
+        case ast.Name(id=name) if name in NUMBERS:
+            return isinstance(value, NUMBERS[name]) and not isinstance(value, bool)
+        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+            return _fits(value, left) or _fits(value, right)
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return value is None or _fits(value, inner)
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=options)):
+            return any(_fits(value, option) for option in options)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
+            options = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return value in [option.value for option in options if isinstance(option, ast.Constant)]
+        case ast.Subscript(value=ast.Name(id="tuple" | "Tuple"), slice=ast.Tuple(elts=items)):
+            if isinstance(items[-1], ast.Constant) and items[-1].value is ...:
+                items = [items[0]] * len(value) if isinstance(value, list) else items
+            return (
+                isinstance(value, list)
+                and len(value) == len(items)
+                and all(_fits(part, item) for part, item in zip(value, items, strict=True))
+            )
+        case ast.Subscript(value=ast.Name(id="list" | "List" | "Sequence" | "Iterable"), slice=item):
+            return isinstance(value, list) and all(_fits(part, item) for part in value)
+        case ast.Subscript(value=ast.Name(id="dict" | "Dict" | "Mapping")) | ast.Name(id="dict"):
+            return isinstance(value, dict)
+        case ast.Name(id="Tensor" | "Logger" | "Accelerator" | "Strategy" | "Profiler" | "timedelta"):
+            return isinstance(value, dict)  # only another `_target_` can make one
+        case _:
+            return True  # an alias or a type that this reading does not know

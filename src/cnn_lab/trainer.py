@@ -1,0 +1,91 @@
+"""The Trainer: which device and precision a run gets, and Lightning's Trainer for them."""
+
+import ctypes
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+
+from cnn_lab.errors import ConfigError
+
+# glibc's mallopt parameters, from malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc takes no more
+
+
+def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer's settings with its accelerator and its precision named where they say "auto".
+
+    Raises:
+        ConfigError: for a GPU where there is none.
+    """
+    accelerator = settings["accelerator"]
+    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+    if accelerator == "auto":
+        accelerator = found or "cpu"
+    elif accelerator == "gpu":
+        if not found:
+            build = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
+            raise ConfigError(
+                f"trainer.accelerator=gpu: PyTorch finds no GPU here, only a CPU with "
+                f"{torch.get_num_threads()} threads{build}; type trainer.accelerator=cpu or auto"
+            )
+        accelerator = found
+    precision = settings["precision"]
+    if precision == "auto":
+        precision = "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
+    return {**settings, "accelerator": accelerator, "precision": precision}
+
+
+def has_bfloat16(accelerator: str) -> bool:
+    """Whether the hardware itself computes in bfloat16, so that it is faster there than float32."""
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
+def describe_device(trainer: Trainer) -> str:
+    """The device in words, such as "cpu (2 threads)" or "NVIDIA H100 80GB HBM3"."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def make_trainer(settings: Mapping[str, Any], **supplied: Any) -> Trainer:
+    """Lightning's Trainer with the config's settings and what the run supplies.
+
+    Raises:
+        ConfigError: for settings that Lightning refuses.
+    """
+    try:
+        return instantiate(
+            dict(settings),
+            **supplied,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            _convert_="all",
+        )
+    except InstantiationException as error:
+        raise ConfigError(f"trainer: {error.__cause__ or error}") from error
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large buffers for the next step instead of returning them to the system each time.
+
+    Otherwise every step asks for the same pages again, which costs about a tenth of a step on a CPU.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,231 @@
+"""One training run, from checked settings to a directory that explains itself."""
+
+import contextlib
+import logging
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningDataModule, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from cnn_lab import __version__
+from cnn_lab.classifier import ImageClassifier
+from cnn_lab.curves import draw_curves
+from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.events import EventLogger, flatten_settings
+from cnn_lab.logs import claim_lightning_logs, write_logs
+from cnn_lab.recorder import Recorder
+from cnn_lab.runs import Run
+from cnn_lab.screen import Display, Screen, format_layers, format_result, shorten
+from cnn_lab.trainer import choose_hardware, describe_device, keep_freed_memory, make_trainer
+
+log = logging.getLogger(__name__)
+
+EXIT_SIGINT, EXIT_SIGTERM = 130, 143  # 128 and the signal's number, as shells have it
+
+
+def train(
+    config: Mapping[str, Any], run_dir: Path, label: str = "default", overrides: Sequence[str] = ()
+) -> Run:
+    """Train, test the best checkpoint, and leave everything in `run_dir`, an empty directory.
+
+    Args:
+        config: what `cnn_lab.config.check_config` returned.
+        label: names the run in pictures and tables.
+        overrides: what was typed, for the record.
+
+    Raises:
+        ConfigError: for settings that only the built objects can refuse; then `run_dir` stays empty.
+        CnnLabError: when the run failed; `run_dir` says why.
+    """
+    started = time.perf_counter()
+    claim_lightning_logs()
+    keep_freed_memory()
+    config = {**config, "trainer": choose_hardware(config["trainer"])}
+    seed_everything(config["seed"], workers=True, verbose=False)
+    data, classifier = build(config)
+    _try_settings(config, classifier)
+
+    screen = Screen()
+    run = Run(run_dir, label=label, overrides=list(overrides), seed=config["seed"])
+    with _recording(run, config, screen, started):
+        data.prepare_data()
+        data.setup("fit")
+        if getattr(data, "sample_reason", ""):
+            config["data"] = {**config["data"], "root": None}  # so that the run can be repeated and evaluated
+            run.write_config(config)
+            _warn_of_sample(data, screen)
+        events = EventLogger(run_dir)
+        recorder = Recorder(run, events, config)
+        best, stopping = _make_checkpoint(config, data, run_dir), _make_early_stopping(config)
+        callbacks: list[Callback] = [recorder, Display(screen, run), *stopping, best]
+        trainer = make_trainer(config["trainer"], logger=events, callbacks=callbacks)
+
+        parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
+        run.update(
+            dataset={"name": data.name, "sizes": data.sizes, "sample": data.name != "MNIST"},
+            parameters=parameters,
+            device=describe_device(trainer),
+            precision=trainer.precision,
+        )
+        _show_start(run, classifier, screen)
+        images, _ = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+        events.log_start(config, classifier.net, images[:1])
+
+        trainer.fit(classifier, datamodule=data)
+        if best.best_model_path:
+            weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+            classifier.load_state_dict(weights)
+        trainer.test(classifier, datamodule=data, verbose=False)
+        run.update(**classifier.eval_metrics.read("test"))
+        events.log_result(flatten_settings(config, parameters), _final_metrics(run.result))
+        events.experiment.close()
+
+    screen.show(format_result(run.result))
+    screen.show(f"\nMeasure it again: python scripts/evaluate.py {shorten(run_dir)}")
+    screen.show(f"See its curves:   tensorboard --logdir {shorten(Path(config['output_dir']))}")
+    return run
+
+
+def build(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClassifier]:
+    """The data module and the classifier with its network, for a checked config.
+
+    Raises:
+        ConfigError: for settings that their constructors refuse.
+    """
+    try:
+        data = instantiate(config["data"], seed=config["seed"], _convert_="all")
+        net = instantiate(
+            config["model"], input_shape=data.input_shape, num_classes=data.num_classes, _convert_="all"
+        )
+        classifier = ImageClassifier(
+            net,
+            data.num_classes,
+            make_optimizer=instantiate(config["optimizer"], _partial_=True, _convert_="all"),
+            make_scheduler=instantiate(config["scheduler"], _partial_=True, _convert_="all"),
+            label_smoothing=config["label_smoothing"],
+            watched=data.watched,
+        )
+    except InstantiationException as error:
+        raise ConfigError(str(error.__cause__ or error)) from error
+    return data, classifier
+
+
+def _try_settings(config: Mapping[str, Any], classifier: ImageClassifier) -> None:
+    """Build the optimizer, its schedule and the Trainer once for their own checks, before anything is written."""
+    try:
+        optimizer = classifier.make_optimizer(classifier.net.parameters())
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"optimizer: {error}") from error
+    trainer = make_trainer(config["trainer"], logger=False, enable_checkpointing=False)
+    endless = trainer.max_epochs == -1 and trainer.max_steps == -1
+    try:
+        classifier.make_scheduler(optimizer, float("inf") if endless else 100)
+    except (ValueError, TypeError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(f"scheduler: {error}") from error
+
+
+def _make_checkpoint(config: Mapping[str, Any], data: Any, run_dir: Path) -> ModelCheckpoint:
+    """best.ckpt by validation accuracy, or the latest where nothing is validated; and last.ckpt."""
+    validated = (
+        data.watched == "val" and data.sizes["val"] and config["trainer"].get("limit_val_batches") != 0
+    )
+    return ModelCheckpoint(
+        dirpath=run_dir / "checkpoints",
+        filename="best",
+        monitor="val/accuracy" if validated else None,
+        mode="max",
+        save_last=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+
+
+def _make_early_stopping(config: Mapping[str, Any]) -> list[EarlyStopping]:
+    settings = config["early_stopping"]
+    if settings["patience"] is None:
+        return []
+    mode = "max" if settings["monitor"].endswith("accuracy") else "min"
+    return [EarlyStopping(settings["monitor"], settings["min_delta"], settings["patience"], mode=mode)]
+
+
+@contextlib.contextmanager
+def _recording(run: Run, config: Mapping[str, Any], screen: Screen, started: float) -> Iterator[None]:
+    """Keep result.json true from the first moment to the last, however the run ends."""
+    versions = {
+        "cnn_lab": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+    }
+    try:
+        write_logs(run.path / "train.log")
+        run.write_config(config)
+        run.update(versions=versions)
+    except OSError as error:
+        raise CnnLabError(f"the run directory {run.path} cannot be written: {error.strerror}") from error
+    ending: dict[str, Any] = {"status": "completed"}
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl+C into sys.exit
+        ending = {"status": "interrupted"}
+        screen.show(f"\nInterrupted. What was finished is in {shorten(run.path)}", style="bold yellow")
+        raise SystemExit(EXIT_SIGTERM if isinstance(error, SIGTERMException) else EXIT_SIGINT) from None
+    except Exception as error:
+        ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        log.error("the run failed\n%s", traceback.format_exc())
+        if isinstance(error, CnnLabError) or config["trainer"]["detect_anomaly"]:
+            raise
+        raise CnnLabError(
+            f"the run failed: {ending['error']}\nIts log: {shorten(run.path / 'train.log')}"
+        ) from error
+    finally:
+        run.update(**ending, seconds=round(time.perf_counter() - started, 2))
+        if run.rows:
+            data_name = run.result["dataset"]["name"]
+            draw_curves(run.rows, run.path / "curves.png", f"{run.result['label']} on {data_name}")
+
+
+def _final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    last = {"val_accuracy": result["best"]["val/accuracy"]} if result["best"] else {}
+    return {
+        **last,
+        "test_accuracy": result["test/accuracy"],
+        "test_loss": result["test/loss"],
+        "seconds_per_epoch": result["seconds_per_epoch"],
+    }
+
+
+def _show_start(run: Run, classifier: ImageClassifier, screen: Screen) -> None:
+    result = run.result
+    sizes = ", ".join(f"{size:,} {name}" for name, size in result["dataset"]["sizes"].items() if size)
+    title = [
+        f"{type(classifier.net).__name__}, {result['parameters']:,} parameters",
+        f"{result['dataset']['name']}: {sizes}",
+        f"{result['device']}, {result['precision']}",
+    ]
+    screen.show("  |  ".join(title), style="bold")
+    screen.show(f"{shorten(run.path)}\n")
+    layers = getattr(classifier.net, "layers", None)
+    if layers:
+        screen.show(format_layers(layers))
+        screen.show("")
+
+
+def _warn_of_sample(data: Any, screen: Screen) -> None:
+    screen.show(
+        f"MNIST is not in {data.root} and cannot be downloaded: training on the embedded sample of "
+        f"{sum(data.sizes.values()):,} digits instead. Reason: {data.sample_reason}\n",
+        style="bold yellow",
+    )
