@@ -14,11 +14,9 @@ from cnn_lab.runs import find_run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "run", nargs="?", type=Path, help="a run directory or a checkpoint (default: the latest run)"
+        "run", nargs="?", type=Path, help="run directory or checkpoint (default: the latest run)"
     )
-    parser.add_argument(
-        "--split", choices=("test", "val"), default="test", help="which images (default: test)"
-    )
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)

@@ -43,7 +43,7 @@ class LossAndAccuracy(Metric):
         return {"loss": self.loss_sum / self.count, "accuracy": self.correct / self.count}
 
     def read(self, prefix: str) -> dict[str, float]:
-        """`compute` as plain numbers named `prefix/loss` and `prefix/accuracy`, without digits that float32 lacks."""
+        """`compute` as plain numbers, `prefix/loss` and `prefix/accuracy`, to the digits float32 has."""
         return {f"{prefix}/{name}": float(f"{value.item():.7g}") for name, value in self.compute().items()}
 
 
@@ -90,7 +90,7 @@ class ImageClassifier(LightningModule):
         """Start the epoch's means anew."""
         self.train_metrics.reset()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss that Lightning minimises."""
         images, labels = batch
         logits = self.net(images)
@@ -107,7 +107,7 @@ class ImageClassifier(LightningModule):
         self.eval_metrics.reset()
         self.confusion.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a batch of the split that is watched."""
         images, labels = batch
         logits = self.net(images)

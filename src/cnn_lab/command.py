@@ -41,7 +41,7 @@ def run_command(main: Callable[[], None]) -> None:
 
 def report(error: CnnLabError) -> None:
     """Print an error now and exit with its code at the end, so that a sweep goes on with its other runs."""
-    print(f"Error: {error}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"Error: {error}\n")
     _exit_codes.append(error.exit_code)
 
 
@@ -52,7 +52,8 @@ def _explain(error: Exception) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = [str(name) for name in error.options or ()]
         if options:
-            return f"{group}={option} is not an option{suggest(option, options)} (there are {', '.join(options)})"
+            near = suggest(option, options)
+            return f"{group}={option} is not an option{near} (there are {', '.join(options)})"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return describe_unknown(_compose_choices(), cause.full_key)
     if isinstance(cause, ValidationError) and cause.full_key:

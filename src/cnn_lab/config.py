@@ -35,6 +35,8 @@ SUPPLIED = {
     },
 }  # fmt: skip
 
+MONITORS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
+
 
 @dataclass
 class EarlyStopping:
@@ -83,6 +85,7 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
         _check_node(group, plain[group])
         check_ranges(group, plain[group])
     _check_training_length(plain["trainer"])
+    _check_monitors(plain)
     if plain["data"]["_target_"] == "cnn_lab.data.ImageDataModule":
         _check_mnist(plain)
         if plain["model"]["_target_"] == "cnn_lab.model.CNN":
@@ -179,6 +182,18 @@ def _check_training_length(trainer: Mapping[str, Any]) -> None:
     for name in ("max_epochs", "max_steps", "devices"):
         if trainer.get(name) == 0:
             raise ConfigError(f"trainer.{name}=0 is out of range: it must be at least 1, or -1 for no limit")
+
+
+def _check_monitors(config: Mapping[str, Any]) -> None:
+    """Only what training and validation images say may choose anything; test images never."""
+    monitors = {
+        "early_stopping.monitor": config["early_stopping"]["monitor"],
+        "scheduler.monitor": config["scheduler"].get("monitor", MONITORS[0]),
+    }
+    for key, metric in monitors.items():
+        if metric not in MONITORS:
+            near = suggest(metric, MONITORS)
+            raise ConfigError(f"{key}={metric} is not an option{near} (there are {', '.join(MONITORS)})")
 
 
 def _check_mnist(config: Mapping[str, Any]) -> None:

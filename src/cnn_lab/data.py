@@ -1,5 +1,6 @@
 """MNIST as a LightningDataModule: bytes in memory, a batch at a time, normalised on the device."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -93,7 +94,7 @@ class ImageDataModule(LightningDataModule):
                 ) from error
             self.sample_reason = str(error)
 
-    def setup(self, stage: str = "") -> None:  # noqa: ARG002 - Lightning names the stage, and all are the same
+    def setup(self, stage: str = "") -> None:
         """Read the images and cut the validation set: the same one each time."""
         if self._sets:
             return
@@ -145,16 +146,17 @@ class ImageDataModule(LightningDataModule):
             raise ConfigError(f"there are no {name} images: this run was trained with data.val_size=0")
         return self._load(name, self.eval_batch_size)
 
-    def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Turn bytes into what the network takes: the arithmetic of torchvision's ToTensor and Normalize."""
         images, labels = batch
         return images.float().div_(255).sub_(self.mean).div_(self.std), labels.long()
 
     def _load(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader:
         dataset, indices = self._sets[name]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return DataLoader(
             dataset,
-            sampler=BatchIndices(indices, batch_size, shuffle, self.seed),
+            sampler=BatchIndices(indices, batch_size, shuffle, self.seed, rank, world_size),
             batch_size=None,  # the sampler gives whole batches, which the dataset fetches in one step
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -164,14 +166,26 @@ class ImageDataModule(LightningDataModule):
 class BatchIndices(Sampler[Tensor]):
     """The indices of one batch after another, int64, each of shape (at most `batch_size`,).
 
-    With `shuffle` the order depends on `seed` and the epoch, and on nothing that ran before.
+    With `shuffle` the order depends on `seed` and the epoch, and on nothing that ran before. Of several
+    processes (`world_size`) each takes its share; when shuffled, the last image may be seen twice to make the
+    shares equal, which keeps the processes in step.
     """
 
-    def __init__(self, indices: Tensor, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        indices: Tensor,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.indices = indices
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -179,14 +193,23 @@ class BatchIndices(Sampler[Tensor]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return math.ceil(self._share() / self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         indices = self.indices
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(len(indices))
             indices = indices[torch.from_numpy(order)]
-        return iter(indices.split(self.batch_size))
+        share = indices[self.rank :: self.world_size]
+        if len(share) < self._share():
+            share = torch.cat([share, indices[:1]])
+        return iter(share.split(self.batch_size))
+
+    def _share(self) -> int:
+        size = len(self.indices)
+        if self.shuffle:
+            return math.ceil(size / self.world_size)
+        return len(range(self.rank, size, self.world_size))
 
 
 def _as_dataset(split: mnist.Split) -> TensorDataset:

@@ -33,12 +33,12 @@ class EventLogger(TensorBoardLogger):
         """Write scalars; without Lightning's own `epoch`, whose chart says nothing."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
-    def finalize(self, status: str) -> None:  # noqa: ARG002
+    def finalize(self, status: str) -> None:
         """Write out what is buffered; the file stays open from fit to test, so that there is one."""
         self.save()
 
     def save(self) -> None:
-        """Write out what is buffered. Lightning's hparams.yaml is left out: config.yaml holds the settings."""
+        """Write out what is buffered; no hparams.yaml, since config.yaml holds the settings."""
         self.experiment.flush()
 
     def log_start(self, config: Mapping[str, Any], net: nn.Module, images: Tensor) -> None:
@@ -54,7 +54,7 @@ class EventLogger(TensorBoardLogger):
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         """Write a row of metrics.csv: what Lightning has not written, and the metrics by epoch."""
-        writer = self.experiment
+        writer = self.experiment  # of several processes, only the first one's writes anything
         for name in ("lr", "seconds"):
             writer.add_scalar(name, row[name], row["step"])
         for name, value in row.items():

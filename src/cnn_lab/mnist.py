@@ -102,7 +102,7 @@ def _find_problem(content: bytes, file: IdxFile) -> str:
 
 
 def read_sample() -> dict[str, Split]:
-    """5,000 real MNIST training digits, 500 of each, as fixed "train", "val" and "test" of 4,000, 500 and 500.
+    """5,000 real MNIST training digits as fixed "train", "val" and "test" of 4,000, 500 and 500.
 
     Each part holds as many of every digit. NOTICE says where they come from.
     """

@@ -51,7 +51,7 @@ class CNN(nn.Module):
         kernel_sizes: int | Sequence[int] = 3,
         strides: int | Sequence[int] = 1,
         paddings: int | str | Sequence[int | str] = "same",
-        pool: str | None | Sequence[str | None] = "max",
+        pool: str | Sequence[str | None] | None = "max",
         activation: str = "relu",
         norm: str | None = None,
         hidden: Sequence[int] = (128,),
@@ -61,6 +61,7 @@ class CNN(nn.Module):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
+        self.input_shape = tuple(input_shape)
         blocks, self.layers = plan_cnn(
             channels=channels,
             kernel_sizes=kernel_sizes,
@@ -84,7 +85,18 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width), normalised, to logits (batch, classes)."""
-        return self.head(self.blocks(_to_channels_last(images)))
+        return self.head(self.blocks(self._to_channels_last(images)))
+
+    def _to_channels_last(self, images: Tensor) -> Tensor:
+        """Lay images out as (batch, height, width, channels) in memory, which pools several times faster.
+
+        With one channel both layouts are the same bytes, and PyTorch keeps the one that the strides name;
+        hence the strides are set, which `.contiguous(memory_format=torch.channels_last)` leaves as they are.
+        """
+        channels, height, width = self.input_shape
+        if channels > 1:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous().as_strided(images.shape, (height * width, 1, width, 1))
 
 
 def _make_block(block: Block, activation: str, norm: str | None) -> nn.Sequential:
@@ -108,15 +120,3 @@ def _make_block(block: Block, activation: str, norm: str | None) -> nn.Sequentia
     for name, module in modules.items():
         sequence.add_module(name, module)
     return sequence
-
-
-def _to_channels_last(images: Tensor) -> Tensor:
-    """Lay images out as (batch, height, width, channels) in memory, which pools several times faster.
-
-    With one channel both layouts are the same bytes, and PyTorch keeps the one that the strides name; hence
-    the strides are set, which `.contiguous(memory_format=torch.channels_last)` leaves as they are.
-    """
-    batch, channels, height, width = images.shape
-    if channels > 1:
-        return images.contiguous(memory_format=torch.channels_last)
-    return images.contiguous().as_strided(images.shape, (height * width, 1, width, 1))

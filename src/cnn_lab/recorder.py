@@ -25,19 +25,19 @@ class Recorder(Callback):
         self._epoch_start = 0.0
         self._images_seen = 0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Start the epoch's clock."""
         self._measured = {}
         self._epoch_start = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: list[Tensor], batch_idx: int
-    ) -> None:  # type: ignore[override]  # noqa: ARG002
+    ) -> None:  # type: ignore[override]
         """Write the training loss every `trainer.log_every_n_steps` batches."""
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             self.events.experiment.add_scalar("train/loss_step", outputs["loss"], trainer.global_step)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Keep what was measured for the epoch's row."""
         self._measured = pl_module.eval_metrics.read(pl_module.watched)
 
@@ -59,7 +59,7 @@ class Recorder(Callback):
         self.events.log_epoch(row)
         self.run.update(epochs=row["epoch"], steps=row["step"], best=self.best or None, **self._speed())
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one that can be used without the run's directory."""
         checkpoint["config"] = self.config
 

@@ -21,6 +21,7 @@ from cnn_lab.errors import CnnLabError, ConfigError
 
 STAMP = "%Y-%m-%d_%H-%M-%S"
 LABEL_LENGTH = 80
+RUN_DIR_VARIABLE = "CNN_LAB_RUN_DIR"
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
 ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
 
@@ -30,12 +31,14 @@ class Run:
 
     Attributes:
         path: the run's directory.
+        writes: whether this process writes; of several that train together, only the first does.
         rows: the finished epochs, as in metrics.csv.
         result: what result.json holds.
     """
 
     def __init__(self, path: Path, **result: Any) -> None:
         self.path = path
+        self.writes = not is_helper_process()
         self.rows: list[dict[str, Any]] = []
         self.result: dict[str, Any] = {
             "status": "running",
@@ -47,17 +50,23 @@ class Run:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml."""
+        if not self.writes:
+            return
         _replace_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def update(self, **values: Any) -> None:
         """Set values of result.json and write it."""
         self.result.update(values)
+        if not self.writes:
+            return
         _replace_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a finished epoch to metrics.csv."""
         columns = (*COLUMNS, *(ARTICLE_COLUMNS if "test/loss" in row else ()))
         self.rows.append({name: row.get(name) for name in columns})
+        if not self.writes:
+            return
         with (self.path / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             if len(self.rows) == 1:
@@ -65,13 +74,23 @@ class Run:
             writer.writerow(self.rows[-1])
 
 
+def is_helper_process() -> bool:
+    """Whether another process started this one to train with it, on a device of its own."""
+    return int(os.environ.get("LOCAL_RANK", 0)) > 0 or int(os.environ.get("NODE_RANK", 0)) > 0
+
+
 @contextlib.contextmanager
 def new_directory(parent: Path, name: str) -> Iterator[Path]:
     """Make a directory that no other run uses, and remove it again if nothing was written into it.
 
+    A helper process gets the one that the process that started it has made.
+
     Raises:
         CnnLabError: when it cannot be made.
     """
+    if is_helper_process():
+        yield Path(os.environ.get(RUN_DIR_VARIABLE, parent / name))
+        return
     path = parent / name
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -83,8 +102,10 @@ def new_directory(parent: Path, name: str) -> Iterator[Path]:
                 path = parent / f"{name}_{number}"
     except OSError as error:
         raise CnnLabError(
-            f"the run directory {path} cannot be made: {error.strerror}; choose another place with output_dir=DIR"
+            f"the run directory {path} cannot be made: {error.strerror}; "
+            "choose another place with output_dir=DIR"
         ) from error
+    os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
         yield path
     finally:
@@ -191,8 +212,9 @@ def describe_git() -> dict[str, Any]:
 
 
 def _ask_git(*arguments: str) -> str:
-    command = ["git", "-C", str(PROJECT), *arguments]  # noqa: S607
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+    command = ["git", "-C", str(PROJECT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+    return done.stdout.strip()
 
 
 def _replace_file(path: Path, text: str) -> None:

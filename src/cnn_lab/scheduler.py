@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPl
 from cnn_lab.errors import ConfigError
 
 
-def constant(optimizer: Optimizer, total_steps: float) -> None:  # noqa: ARG001
+def constant(optimizer: Optimizer, total_steps: float) -> None:
     """The optimizer's lr throughout."""
 
 
@@ -23,7 +23,7 @@ def cosine(optimizer: Optimizer, total_steps: float, min_lr: float = 0.0) -> dic
 
 
 def one_cycle(optimizer: Optimizer, total_steps: float, warmup: float = 0.3) -> dict[str, Any]:
-    """Up from lr / 25 to lr during the share `warmup` of all steps, then down to almost 0 (Smith & Topin 2018).
+    """Up from lr / 25 to lr in the share `warmup` of all steps, then down to almost 0 (Smith & Topin 2018).
 
     Momentum stays as it is, so that every optimizer can be used.
     """
@@ -33,20 +33,20 @@ def one_cycle(optimizer: Optimizer, total_steps: float, warmup: float = 0.3) -> 
     return {"scheduler": schedule, "interval": "step"}
 
 
-def step(optimizer: Optimizer, total_steps: float, step_size: int, gamma: float = 0.1) -> dict[str, Any]:  # noqa: ARG001
+def step(optimizer: Optimizer, total_steps: float, step_size: int, gamma: float = 0.1) -> dict[str, Any]:
     """The lr times `gamma` after every `step_size` epochs."""
     return {"scheduler": StepLR(optimizer, step_size, gamma), "interval": "epoch"}
 
 
 def plateau(
     optimizer: Optimizer,
-    total_steps: float,  # noqa: ARG001
+    total_steps: float,
     monitor: str = "val/loss",
     factor: float = 0.1,
     patience: int = 2,
     min_lr: float = 0.0,
 ) -> dict[str, Any]:
-    """The lr times `factor` when `monitor`, a loss or an accuracy, was no better for more than `patience` epochs."""
+    """The lr times `factor` when `monitor`, a loss or accuracy, got no better for over `patience` epochs."""
     mode = "max" if monitor.endswith("accuracy") else "min"
     schedule = ReduceLROnPlateau(optimizer, mode, factor, patience, min_lr=min_lr)
     return {"scheduler": schedule, "interval": "epoch", "monitor": monitor}

@@ -1,4 +1,4 @@
-"""What a run prints: a title, the layer table, a line an epoch, the result. Every line also goes to train.log."""
+"""What a run prints, which also goes to its log: a title, the layer table, a line an epoch, the result."""
 
 import io
 import logging
@@ -25,8 +25,8 @@ REFRESH_SECONDS = 0.25  # reading the loss waits for the device, so it is not re
 class Screen:
     """Prints to the terminal, and the same as plain text to the log."""
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False)
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, quiet=quiet)
         if not self.console.is_terminal:
             self.console.width = LOG_WIDTH
 
@@ -53,9 +53,9 @@ class Display(Callback):
         self._splits = ["train", *([pl_module.watched] if trainer.num_val_batches else [])]
         self.screen.show(format_head(self._splits), style="bold")
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start the epoch's bar."""
-        if not self.screen.console.is_terminal:
+        if not self.screen.console.is_terminal or self.screen.console.quiet:
             return
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -73,7 +73,7 @@ class Display(Callback):
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: ImageClassifier, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:  # type: ignore[override]  # noqa: ARG002
+    ) -> None:  # type: ignore[override]
         """Move the bar, a few times a second."""
         if self.progress and time.monotonic() >= self._next_refresh:
             metrics = pl_module.train_metrics.peek()
@@ -82,12 +82,12 @@ class Display(Callback):
             self.progress.refresh()
             self._next_refresh = time.monotonic() + REFRESH_SECONDS
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Replace the bar by the epoch's line."""
         self._stop()
         self.screen.show(format_epoch(self.run.rows[-1], self._splits, _last_epoch(trainer)))
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave the terminal as it was."""
         self._stop()
 
@@ -107,9 +107,8 @@ def format_layers(layers: Iterable[Layer]) -> Table:
         table.add_column(heading, justify="right")
     for layer in layers:
         output = " x ".join(str(size) for size in layer.output)
-        table.add_row(
-            layer.name, layer.operation, output, _count(layer.parameters), _count(layer.multiply_adds)
-        )
+        counts = [f"{count:,}" if count else "" for count in (layer.parameters, layer.multiply_adds)]
+        table.add_row(layer.name, layer.operation, output, *counts)
     sums = (sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers))
     table.add_row("total", "", "", *(f"{value:,}" for value in sums), style="bold")
     return table
@@ -125,10 +124,8 @@ def format_epoch(row: Mapping[str, Any], splits: Iterable[str], last: str) -> st
     """One line for a row of metrics.csv."""
     columns = ""
     for split in splits:
-        loss, accuracy = row.get(f"{split}/loss"), row.get(f"{split}/accuracy")
-        columns += (
-            f"{'' if loss is None else f'{loss:.4f}':>12}{'' if accuracy is None else f'{accuracy:.2%}':>10}"
-        )
+        measured = row.get(f"{split}/loss") is not None
+        columns += f"{row[f'{split}/loss']:12.4f}{row[f'{split}/accuracy']:10.2%}" if measured else " " * 22
     epoch = f"{row['epoch']}/{last}"
     return f"{epoch:>7}{columns}{row['lr']:>10.3g}{row['seconds']:>10.1f}"
 
@@ -144,10 +141,11 @@ def format_result(result: Mapping[str, Any]) -> Table:
     if result.get("test/accuracy") is not None:
         table.add_row("test accuracy", f"{result['test/accuracy']:.2%}, loss {result['test/loss']:.4f}")
     table.add_row("data", result["dataset"]["name"])
-    seconds = f"{result['seconds']:.1f} s in all"
-    if result.get("seconds_per_epoch"):
-        seconds += f", {result['seconds_per_epoch']:.1f} s an epoch, {result['samples_per_second']:,} images a second"
-    table.add_row("time", seconds)
+    if result.get("epochs"):
+        speed = (
+            f"{result['seconds_per_epoch']:.1f} s an epoch, {result['samples_per_second']:,} images a second"
+        )
+        table.add_row("time", f"{result['seconds']:.1f} s in all, {speed}")
     return table
 
 
@@ -158,7 +156,3 @@ def shorten(path: Path) -> str:
 
 def _last_epoch(trainer: Trainer) -> str:
     return "?" if trainer.max_epochs in (None, -1) else str(trainer.max_epochs)
-
-
-def _count(value: int) -> str:
-    return f"{value:,}" if value else ""

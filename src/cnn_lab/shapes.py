@@ -57,7 +57,7 @@ def plan_cnn(
     kernel_sizes: int | Sequence[int],
     strides: int | Sequence[int],
     paddings: int | str | Sequence[int | str],
-    pool: str | None | Sequence[str | None],
+    pool: str | Sequence[str | None] | None,
     activation: str,
     norm: str | None,
     hidden: Sequence[int],

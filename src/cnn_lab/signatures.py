@@ -24,7 +24,7 @@ class Parameter:
         return self.annotation is None or _fits(value, self.annotation)
 
     def __str__(self) -> str:
-        return ast.unparse(self.annotation) if self.annotation else "anything"
+        return _describe(self.annotation) if self.annotation else "anything"
 
 
 @functools.cache
@@ -114,6 +114,27 @@ def _statements(module: Path) -> list[ast.stmt]:
         else:
             found.append(statement)
     return found
+
+
+def _describe(annotation: ast.expr) -> str:
+    """The annotation in the words of a config: `Sequence[int] | None` is "a list of int or null"."""
+    match annotation:
+        case ast.Constant(value=None):
+            return "null"
+        case ast.BinOp(op=ast.BitOr(), left=left, right=ast.Name(id="Tensor")):
+            return _describe(left)
+        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+            return f"{_describe(left)} or {_describe(right)}"
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return f"{_describe(inner)} or null"
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=options)):
+            return " or ".join(_describe(option) for option in options)
+        case ast.Subscript(value=ast.Name(id="tuple" | "Tuple"), slice=ast.Tuple(elts=items)):
+            return f"a list like [{','.join(_describe(item) for item in items)}]"
+        case ast.Subscript(value=ast.Name(id="list" | "List" | "Sequence" | "Iterable"), slice=item):
+            return f"a list of {_describe(item)}"
+        case _:
+            return ast.unparse(annotation)
 
 
 NUMBERS = {"int": int, "float": int | float, "str": str}

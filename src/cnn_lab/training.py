@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,8 +55,8 @@ def train(
     data, classifier = build(config)
     _try_settings(config, classifier)
 
-    screen = Screen()
     run = Run(run_dir, label=label, overrides=list(overrides), seed=config["seed"])
+    screen = Screen(quiet=not run.writes)
     with _recording(run, config, screen, started):
         data.prepare_data()
         data.setup("fit")
@@ -80,7 +79,8 @@ def train(
         )
         _show_start(run, classifier, screen)
         images, _ = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
-        events.log_start(config, classifier.net, images[:1])
+        if run.writes:
+            events.log_start(config, classifier.net, images[:1])
 
         trainer.fit(classifier, datamodule=data)
         if best.best_model_path:
@@ -88,8 +88,9 @@ def train(
             classifier.load_state_dict(weights)
         trainer.test(classifier, datamodule=data, verbose=False)
         run.update(**classifier.eval_metrics.read("test"))
-        events.log_result(flatten_settings(config, parameters), _final_metrics(run.result))
-        events.experiment.close()
+        if run.writes:
+            events.log_result(flatten_settings(config, parameters), _final_metrics(run.result))
+            events.experiment.close()
 
     screen.show(format_result(run.result))
     screen.show(f"\nMeasure it again: python scripts/evaluate.py {shorten(run_dir)}")
@@ -122,7 +123,7 @@ def build(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClassifi
 
 
 def _try_settings(config: Mapping[str, Any], classifier: ImageClassifier) -> None:
-    """Build the optimizer, its schedule and the Trainer once for their own checks, before anything is written."""
+    """Build the optimizer, its schedule and the Trainer once for their checks, before anything is written."""
     try:
         optimizer = classifier.make_optimizer(classifier.net.parameters())
     except (ValueError, TypeError, RuntimeError) as error:
@@ -170,7 +171,8 @@ def _recording(run: Run, config: Mapping[str, Any], screen: Screen, started: flo
         "lightning": lightning.__version__,
     }
     try:
-        write_logs(run.path / "train.log")
+        if run.writes:
+            write_logs(run.path / "train.log")
         run.write_config(config)
         run.update(versions=versions)
     except OSError as error:
@@ -192,7 +194,7 @@ def _recording(run: Run, config: Mapping[str, Any], screen: Screen, started: flo
         ) from error
     finally:
         run.update(**ending, seconds=round(time.perf_counter() - started, 2))
-        if run.rows:
+        if run.rows and run.writes:
             data_name = run.result["dataset"]["name"]
             draw_curves(run.rows, run.path / "curves.png", f"{run.result['label']} on {data_name}")
 

@@ -1,0 +1,240 @@
+"""Time this project against the article's own loop and against a bare loop, and its start-up.
+
+    python benchmarks/speed.py [--data DIR] [--accelerator gpu] [--rounds 3] [--output FILE]
+
+Every round runs one epoch of each contender in turn, 60,000 training and 10,000 test images, each in a
+process of its own. The tables have the medians over the rounds, of the seconds and of the ratios within a round.
+"""
+
+import argparse
+import contextlib
+import functools
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from cnn_lab.config import PROJECT, check_config
+from cnn_lab.data import BatchIndices, ImageDataModule
+from cnn_lab.logs import hold_logs
+from cnn_lab.model import CNN
+from cnn_lab.trainer import choose_hardware, keep_freed_memory
+from cnn_lab.training import train
+
+
+def find_device(accelerator: str) -> torch.device:
+    """The device that this project would take."""
+    return torch.device(choose_hardware({"accelerator": accelerator, "precision": "auto"})["accelerator"])
+
+
+class ArticleNet(nn.Module):
+    """The article's network as one writes it first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.fc1 = nn.Linear(64 * 7 * 7, 128)
+        self.fc2 = nn.Linear(128, 10)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = x.view(-1, 64 * 7 * 7)
+        return self.fc2(self.dropout(F.relu(self.fc1(x))))
+
+
+def time_article(root: str, accelerator: str) -> float:
+    """The article's loop: a transform a sample, and the loss and accuracy read back at every step."""
+    device = find_device(accelerator)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    loaders = {
+        is_train: DataLoader(datasets.MNIST(root, train=is_train, transform=transform), 64, shuffle=is_train)
+        for is_train in (True, False)
+    }
+    net = ArticleNet().to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
+
+    start = time.perf_counter()
+    net.train()
+    total_loss, correct = 0.0, 0
+    for images, labels in loaders[True]:
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad()
+        outputs = net(images)
+        loss = F.cross_entropy(outputs, labels)
+        loss.backward()
+        optimizer.step()
+        total_loss += loss.item()
+        correct += (outputs.argmax(1) == labels).sum().item()
+    net.eval()
+    with torch.no_grad():
+        for images, labels in loaders[False]:
+            images, labels = images.to(device), labels.to(device)
+            outputs = net(images)
+            total_loss += F.cross_entropy(outputs, labels).item()
+            correct += (outputs.argmax(1) == labels).sum().item()
+    return time.perf_counter() - start
+
+
+def time_bare(root: str, accelerator: str, precision: str) -> float:
+    """This project's operations in a plain loop, without Lightning."""
+    keep_freed_memory()
+    device = find_device(accelerator)
+    data = ImageDataModule(root, val_size=0, allow_sample=False)
+    data.setup()
+    net = CNN().to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.001, fused=True)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+    def batches(split: str, size: int, shuffle: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        dataset, indices = data._sets[split]
+        for index in BatchIndices(indices, size, shuffle):
+            batch = [part.to(device) for part in dataset[index]]
+            yield data.on_after_batch_transfer(batch, 0)
+
+    def measure(loss: Tensor, logits: Tensor, labels: Tensor, sums: list[Tensor]) -> None:
+        sums[0] += loss.detach() * len(labels)
+        sums[1] += (logits.detach().argmax(dim=1) == labels).sum()
+
+    start = time.perf_counter()
+    sums = [torch.zeros((), device=device) for _ in range(4)]
+    net.train()
+    for images, labels in batches("train", data.batch_size, shuffle=True):
+        with autocast:
+            logits = net(images)
+            loss = F.cross_entropy(logits, labels)
+        measure(loss, logits, labels, sums[:2])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    net.eval()
+    with torch.inference_mode(), autocast:
+        for images, labels in batches("test", data.eval_batch_size, shuffle=False):
+            logits = net(images)
+            measure(F.cross_entropy(logits, labels), logits, labels, sums[2:])
+    _ = [value.item() for value in sums]
+    return time.perf_counter() - start
+
+
+def time_ours(root: str, accelerator: str, precision: str) -> float:
+    """An epoch of `experiment=article`, as its metrics.csv has it."""
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        overrides = ["experiment=article", f"data.root={root}", f"trainer.accelerator={accelerator}"]
+        overrides += [f"trainer.precision={precision}", "trainer.max_epochs=1"]
+        config = check_config(compose("train", overrides))
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        hold_logs()
+        run = train(config, Path(folder))
+        hold_logs()
+    return run.rows[0]["seconds"]
+
+
+def run_script(*command: str) -> tuple[float, float, str]:
+    """Wall seconds, peak memory in GB and standard output of a Python script in a process of its own."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", MEASURED, *command], stdout=subprocess.PIPE, text=True)
+    seconds = time.perf_counter() - start
+    output, _, memory = done.stdout.rpartition("\n")
+    return seconds, int(memory) / 1e6, output  # Linux counts kilobytes
+
+
+# A child's peak memory counts from the parent's at the fork, so that it takes a small parent to measure it.
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, *sys.argv[1:]], stderr=subprocess.DEVNULL)
+print("\\n" + str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), end="")
+"""
+
+
+def compare_epochs(root: str, accelerator: str, rounds: int) -> list[str]:
+    """The epoch table, as lines of Markdown."""
+    chosen = choose_hardware({"accelerator": accelerator, "precision": "auto"})
+    names = [name for name in CONTENDERS if "bf16" not in name or chosen["precision"] == "bf16-mixed"]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names:
+            _, _, output = run_script(__file__, "--data", root, "--accelerator", accelerator, "--time", name)
+            seconds[name].append(float(output))
+            print(f"round {number + 1}: {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+    lines = ["| one epoch | seconds | times as fast as the article's loop |", "|---|---|---|"]
+    for name, values in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds[names[0]], values, strict=True))
+        lines.append(f"| {name} | {statistics.median(values):.2f} | {ratio:.2f} |")
+    for precision in ("float32", "bf16"):
+        ours, bare = seconds.get(f"cnn-lab, {precision}"), seconds.get(f"bare loop, {precision}")
+        if ours and bare:
+            share = statistics.median(a / b - 1 for a, b in zip(ours, bare, strict=True))
+            lines.append(f"| Lightning's share, {precision} | {share:.1%} | |")
+    return lines
+
+
+CONTENDERS: dict[str, Callable[[str, str], float]] = {
+    "the article's loop, float32": time_article,
+    "bare loop, float32": functools.partial(time_bare, precision="32-true"),
+    "cnn-lab, float32": functools.partial(time_ours, precision="32-true"),
+    "bare loop, bf16": functools.partial(time_bare, precision="bf16-mixed"),
+    "cnn-lab, bf16": functools.partial(time_ours, precision="bf16-mixed"),
+}
+
+
+def measure_starts(root: str, accelerator: str, rounds: int) -> list[str]:
+    """The start-up table, as lines of Markdown."""
+    script = str(PROJECT / "scripts" / "train.py")
+    with tempfile.TemporaryDirectory() as folder:
+        base = [f"data.root={root}", f"output_dir={folder}", f"trainer.accelerator={accelerator}"]
+        commands = {
+            "`--help`": ["--help"],
+            "`--cfg job`": ["--cfg", "job"],
+            "a refused override": ["model.chanels=[8]"],
+            "a whole run of one step": [*base, "trainer.max_steps=1", "trainer.limit_val_batches=1"],
+            "a default run of two epochs": [*base, "trainer.max_epochs=2"],
+        }
+        lines = ["| `python scripts/train.py` | seconds | peak memory, GB |", "|---|---|---|"]
+        for name, arguments in commands.items():
+            runs = [run_script(script, *arguments) for _ in range(rounds)]
+            seconds, memory = (statistics.median(run[index] for run in runs) for index in (0, 1))
+            lines.append(f"| {name} | {seconds:.2f} | {memory:.2f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default=str(PROJECT / "data"), help="folder with MNIST/raw/ below it")
+    parser.add_argument("--accelerator", default="cpu", help="cpu or gpu (default: cpu)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="also write the tables to this file")
+    parser.add_argument(
+        "--time", choices=CONTENDERS, help="only time one epoch of this, and print the seconds"
+    )
+    arguments = parser.parse_args()
+    root = str(Path(arguments.data).resolve())
+    if arguments.time:
+        print(CONTENDERS[arguments.time](root, arguments.accelerator))
+        return
+    datasets.MNIST(root, download=True)
+    epochs = compare_epochs(root, arguments.accelerator, arguments.rounds)
+    text = "\n".join([*epochs, "", *measure_starts(root, arguments.accelerator, arguments.rounds)]) + "\n"
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
