@@ -3,7 +3,7 @@
     python benchmarks/speed.py [--data DIR] [--accelerator gpu] [--rounds 3] [--output FILE]
 
 Every round runs one epoch of each contender in turn, 60,000 training and 10,000 test images, each in a
-process of its own. The tables have the medians over the rounds, of the seconds and of the ratios within a round.
+process of its own. The tables have medians over the rounds: of the seconds, and of the ratios within a round.
 """
 
 import argparse

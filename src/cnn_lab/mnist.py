@@ -88,7 +88,7 @@ def _read_idx(root: str | Path, file: IdxFile) -> np.ndarray:
     problem = _find_problem(content, file)
     if problem:
         raise DataError(
-            f"{path} is damaged: {problem}. Delete it, and the next run downloads it anew: rm '{path}'"
+            f"{path} is damaged: {problem}. Delete it and run again to download it anew: rm '{path}'"
         )
     return np.frombuffer(content, dtype=np.uint8, offset=file.offset)
 

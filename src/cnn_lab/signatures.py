@@ -31,8 +31,8 @@ class Parameter:
 def read_signature(target: str) -> dict[str, Parameter] | None:
     """The arguments of the class or function with this dotted name, by name.
 
-    None where they cannot be told from the source: it takes `**kwargs`, inherits its constructor from
-    elsewhere or is compiled.
+    None where they cannot be told from the source: it takes `**kwargs`, inherits its constructor, is compiled
+    or comes from a `*` import.
 
     Raises:
         LookupError: when there is no such module or name.
@@ -89,7 +89,16 @@ def _find_in(module: Path, names: list[str], target: str) -> ast.stmt | None:
             assigned = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             if any(isinstance(item, ast.Name) and item.id == name for item in assigned):
                 return None
+    if any(_hides_names(statement) for statement in _statements(module)):
+        return None
     raise LookupError(f"there is no '{target}'")
+
+
+def _hides_names(statement: ast.stmt) -> bool:
+    """Whether a module with this statement has names that it does not spell out."""
+    if isinstance(statement, ast.ImportFrom):
+        return any(alias.name == "*" for alias in statement.names)
+    return getattr(statement, "name", None) == "__getattr__"
 
 
 def _find_imported(module: Path, statement: ast.ImportFrom, names: list[str]) -> ast.stmt | None:

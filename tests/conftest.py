@@ -1,0 +1,78 @@
+"""What the tests share: the user's commands, without network, and runs that several tests look at."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from cnn_lab import mnist
+from cnn_lab.config import PROJECT
+
+MNIST_ROOT = Path(os.environ.get("CNN_LAB_DATA", PROJECT.parent / "shared" / "data"))
+needs_mnist = pytest.mark.skipif(
+    not mnist.is_complete(MNIST_ROOT), reason="MNIST is not in $CNN_LAB_DATA, nor in ../shared/data"
+)
+NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+FAST = ["data=sample", "trainer.accelerator=cpu", "trainer.limit_train_batches=4"]
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_script(name: str, *arguments: str, cwd: Path = PROJECT, **environment: str) -> Any:
+    """Run a script as a user does, without network and without a terminal."""
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "scripts" / name), *arguments],
+        cwd=cwd,
+        env={**os.environ, **NO_NETWORK, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def train_command(*arguments: str, **options: Any) -> Any:
+    """Run scripts/train.py."""
+    return run_script("train.py", *arguments, **options)
+
+
+def only_run(output_dir: Path) -> Path:
+    """The one run directory in `output_dir`."""
+    (run,) = (output_dir / "runs").iterdir()
+    return run
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """A run's result.json."""
+    return json.loads((run / "result.json").read_text())
+
+
+def compose_config(*overrides: str) -> DictConfig:
+    """The config that these overrides give."""
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+class TrainedRun:
+    """A finished run on the sample: what its command printed, and its directory."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.output_dir = output_dir
+        arguments = ["data=sample", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
+        arguments += ["model.channels=[8,16]", "trainer.log_every_n_steps=10", f"output_dir={output_dir}"]
+        self.process = train_command(*arguments)
+        assert self.process.returncode == 0, self.process.stderr
+        self.path = only_run(output_dir)
+        self.result = read_result(self.path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """One run that every test of its traces looks at."""
+    return TrainedRun(tmp_path_factory.mktemp("outputs"))

@@ -1,0 +1,98 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.shapes import output_size, plan_cnn
+
+ARTICLE = {
+    "channels": [32, 64],
+    "kernel_sizes": 3,
+    "strides": 1,
+    "paddings": "same",
+    "pool": "max",
+    "activation": "relu",
+    "norm": "none",
+    "hidden": [128],
+    "dropout": 0.5,
+    "input_shape": (1, 28, 28),
+    "num_classes": 10,
+}
+
+ADVICE = "; use fewer blocks, a smaller kernel, model.paddings=same or model.pool=none"
+
+
+def test_the_formula_is_what_pytorch_does() -> None:
+    checked = 0
+    for n, f, p, s in itertools.product(range(1, 12), range(1, 6), range(3), range(1, 4)):
+        size = output_size(n, f, p, s)
+        if size >= 1:
+            assert nn.Conv2d(1, 1, f, padding=p, stride=s)(torch.zeros(1, 1, n, n)).shape[-1] == size
+            checked += 1
+    assert checked > 400
+
+
+def test_the_article_layer_by_layer() -> None:
+    _, layers = plan_cnn(**ARTICLE)
+    assert [(layer.name, layer.output, layer.parameters, layer.multiply_adds) for layer in layers] == [
+        ("block 1 conv", (32, 28, 28), 320, 225_792),
+        ("block 1 pool", (32, 14, 14), 0, 0),
+        ("block 2 conv", (64, 14, 14), 18_496, 3_612_672),
+        ("block 2 pool", (64, 7, 7), 0, 0),
+        ("flatten", (3136,), 0, 0),
+        ("hidden 1", (128,), 401_536, 401_408),
+        ("logits", (10,), 1_290, 1_280),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"channels": [8, 8, 8], "kernel_sizes": 7, "paddings": [3, 3, 0], "input_shape": (1, 12, 12)},
+            "block 3: a 7x7 kernel does not fit its 3x3 input" + ADVICE,
+        ),
+        (
+            {"kernel_sizes": 31, "paddings": 1},
+            "block 1: a 31x31 kernel does not fit its 28x28 input with padding 1" + ADVICE,
+        ),
+        (
+            {"channels": [4] * 5},
+            "block 5: a 2x2 pool does not fit its 1x1 input; use fewer blocks or model.pool=none",
+        ),
+        (
+            {"kernel_sizes": 4, "strides": 2},
+            (
+                "block 1: model.paddings=same with a stride above 1 needs an odd kernel size, not 4; "
+                "give the padding as a number"
+            ),
+        ),
+        (
+            {"channels": []},
+            "model.channels is empty: give the output channels of each block, as in [32,64]",
+        ),
+        (
+            {"strides": [1, 1, 1]},
+            "model.strides has 3 values and model.channels 2: give one value for all blocks or one a block",
+        ),
+        (
+            {"paddings": "sane"},
+            "model.paddings=sane is not an option; did you mean 'same'? (it can be same or a number)",
+        ),
+        (
+            {"activation": "relo"},
+            (
+                "model.activation=relo is not an option; did you mean 'relu'? "
+                "(it can be relu, leaky_relu, elu, gelu, silu, tanh)"
+            ),
+        ),
+        ({"norm": "layer"}, "model.norm=layer is not an option (it can be none, batch)"),
+        ({"hidden": [128, 0]}, "model.hidden=0 is out of range: it must be at least 1"),
+    ],
+)
+def test_impossible_networks_are_refused_by_name(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_cnn(**{**ARTICLE, **settings})
+    assert str(caught.value) == message
