@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from cnn_lab.command import report, run_command
 from cnn_lab.config import check_config
 from cnn_lab.errors import CnnLabError
-from cnn_lab.runs import name_run, new_directory
+from cnn_lab.runs import name_run, new_run_directory
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         overrides = list(hydra_config.overrides.task)
         sweep, name, label = name_run(settings["label"], overrides, hydra_config)
-        with new_directory(sweep or Path(settings["output_dir"], "runs"), name) as run_dir:
+        with new_run_directory(sweep or Path(settings["output_dir"], "runs"), name) as run_dir:
             train(settings, run_dir, label, overrides)
     except CnnLabError as error:
         report(error)

@@ -47,7 +47,7 @@ def report(error: CnnLabError) -> None:
 
 def _explain(error: Exception) -> str:
     """Hydra's and OmegaConf's messages, in the words of this project."""
-    cause = error.__cause__ or error
+    cause = error.__cause__ or error.__context__ or error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = [str(name) for name in error.options or ()]

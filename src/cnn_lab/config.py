@@ -113,6 +113,8 @@ def describe_unknown(config: DictConfig, key: str) -> str:
     path, _, name = key.rpartition(".")
     if not path:
         return _unknown("", name, [item.name for item in fields(Config)])
+    if name in SUPPLIED.get(path, ()):
+        return _supplied(path, name)
     node = OmegaConf.select(config, path)
     names = {str(item) for item in node} if isinstance(node, DictConfig) else set()
     target = node.get("_target_", "") if names else ""
@@ -147,6 +149,10 @@ def _unknown(prefix: str, name: str, known: list[str], owner: str = "") -> str:
     return f"{prefix}{name} is no setting{of}{suggest(name, known)} (there are {', '.join(known)})"
 
 
+def _supplied(group: str, name: str) -> str:
+    return f"{group}.{name} cannot be set: the run sets it itself"
+
+
 def _check_node(group: str, node: Any) -> None:
     """Check a group's node against the signature of the class or function that it names."""
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
@@ -157,7 +163,7 @@ def _check_node(group: str, node: Any) -> None:
         return
     settings = {name: value for name, value in node.items() if not name.startswith("_")}
     for name in SUPPLIED[group] & set(settings):
-        raise ConfigError(f"{group}.{name} cannot be set: the run sets it itself")
+        raise ConfigError(_supplied(group, name))
     _check_names(f"{group}.", settings, sorted(parameters), target)
     for name, parameter in parameters.items():
         if name in settings:

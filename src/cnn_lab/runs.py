@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from cnn_lab.config import GROUPS, PROJECT
 from cnn_lab.errors import CnnLabError, ConfigError
@@ -80,8 +83,8 @@ def is_helper_process() -> bool:
 
 
 @contextlib.contextmanager
-def new_directory(parent: Path, name: str) -> Iterator[Path]:
-    """Make a directory that no other run uses, and remove it again if nothing was written into it.
+def new_run_directory(parent: Path, name: str) -> Iterator[Path]:
+    """Make a directory for a run, and remove it again if nothing was written into it.
 
     A helper process gets the one that the process that started it has made.
 
@@ -91,10 +94,25 @@ def new_directory(parent: Path, name: str) -> Iterator[Path]:
     if is_helper_process():
         yield Path(os.environ.get(RUN_DIR_VARIABLE, parent / name))
         return
+    path = make_directory(parent, name)
+    os.environ[RUN_DIR_VARIABLE] = str(path)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            path.rmdir()
+
+
+def make_directory(parent: Path, name: str) -> Path:
+    """Make `parent / name`, or the same with a number if it exists: nobody else gets the same one.
+
+    Raises:
+        CnnLabError: when it cannot be made.
+    """
     path = parent / name
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        for number in range(2, 10_000):
+        for number in itertools.count(2):
             try:
                 path.mkdir()
                 break
@@ -102,15 +120,9 @@ def new_directory(parent: Path, name: str) -> Iterator[Path]:
                 path = parent / f"{name}_{number}"
     except OSError as error:
         raise CnnLabError(
-            f"the run directory {path} cannot be made: {error.strerror}; "
-            "choose another place with output_dir=DIR"
+            f"the directory {path} cannot be made: {error.strerror}; choose another place with output_dir=DIR"
         ) from error
-    os.environ[RUN_DIR_VARIABLE] = str(path)
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):  # it is not empty
-            path.rmdir()
+    return path
 
 
 def name_run(
@@ -147,19 +159,27 @@ def make_label(overrides: Sequence[str]) -> str:
     return re.sub(r"[^\w.+-]", "-", "_".join(parts))[:LABEL_LENGTH] or "default"
 
 
-def _keep_swept(sweep: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides of a job of which the sweep has several values; all of them if that is not on record."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def _make_sweep_directory(parent: str, label: str | None, typed: Sequence[str]) -> str:
+    """The directory of a new sweep, named by its label or by the settings that it varies."""
+    label = label or "_".join(key.rpartition(".")[2] for key in _find_swept(typed)) or "sweep"
+    return str(make_directory(Path(parent), f"{datetime.now():{STAMP}}-{label}"))
 
+
+# Hydra asks for it in every job of a sweep, and gets the first answer again.
+OmegaConf.register_new_resolver("sweep_dir", _make_sweep_directory, use_cache=True, replace=True)
+
+
+def _find_swept(typed: Sequence[str]) -> list[str]:
+    """The keys for which several values were typed."""
+    parsed = OverridesParser.create().parse_overrides(list(typed))
+    return [item.key_or_group for item in parsed if item.is_sweep_override()]
+
+
+def _keep_swept(sweep: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides of a job of which its sweep has several values; all of them if that is not on record."""
     try:
-        typed = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
-        swept = set(typed["sweeper"].get("params") or ())
-        parser = OverridesParser.create()
-        swept |= {
-            item.key_or_group
-            for item in parser.parse_overrides(typed["overrides"]["task"])
-            if item.is_sweep_override()
-        }
+        hydra = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
+        swept = {*_find_swept(hydra["overrides"]["task"]), *(hydra["sweeper"].get("params") or ())}
     except (OSError, KeyError, TypeError):
         return list(overrides)
     return [item for item in overrides if item.lstrip("+~").partition("=")[0] in swept]

@@ -92,6 +92,7 @@ def train(
             events.log_result(flatten_settings(config, parameters), _final_metrics(run.result))
             events.experiment.close()
 
+    screen.show("")
     screen.show(format_result(run.result))
     screen.show(f"\nMeasure it again: python scripts/evaluate.py {shorten(run_dir)}")
     screen.show(f"See its curves:   tensorboard --logdir {shorten(Path(config['output_dir']))}")
