@@ -70,7 +70,7 @@ OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), rep
 
 
 def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
-    """Check a composed config and return it as plain data, fully resolved.
+    """Check a composed config and return it as plain data, fully resolved, with absolute paths.
 
     Raises:
         ConfigError: for the first key that is unknown, missing, of a wrong type or out of range, and for a
@@ -91,6 +91,9 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
         if plain["model"]["_target_"] == "cnn_lab.model.CNN":
             settings = {key: value for key, value in plain["model"].items() if not key.startswith("_")}
             _check_network(settings)
+    plain["output_dir"] = _make_absolute(plain["output_dir"])
+    if plain["data"].get("root"):
+        plain["data"]["root"] = _make_absolute(plain["data"]["root"])
     return plain
 
 
@@ -136,6 +139,11 @@ def _resolve(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def _make_absolute(path: str) -> str:
+    """The same place from any working directory, as a run directory must record it."""
+    return str(Path(path).expanduser().absolute())
 
 
 def _check_names(prefix: str, node: Mapping[str, Any], known: list[str], owner: str = "") -> None:

@@ -73,21 +73,26 @@ class EventLogger(TensorBoardLogger):
 
 
 def flatten_settings(config: Mapping[str, Any], parameters: int) -> dict[str, Any]:
-    """A run's settings as plain numbers and strings by short names; a list becomes `name.0`, `name.1`, ..."""
-    flat: dict[str, Any] = {"parameters": parameters, "seed": config["seed"]}
-    for group in ("data", "model", "optimizer", "scheduler"):
-        node = config[group]
-        flat[group] = node["_target_"].rpartition(".")[2]
-        for name, value in node.items():
-            if name.startswith("_") or name in ("root", "allow_sample", "num_workers"):
-                continue
-            items = enumerate(value) if isinstance(value, list) else [("", value)]
-            for index, item in items:
-                key = f"{group}.{name}" + (f".{index}" if index != "" else "")
-                flat[key] = item if isinstance(item, bool | int | float | str) else str(item)
-    for name in ("max_epochs", "precision"):
-        flat[f"trainer.{name}"] = config["trainer"][name]
-    return {name: value for name, value in flat.items() if value is not None}
+    """What HPARAMS compares runs by: plain numbers and strings; a list becomes `name.0`, `name.1`, ..."""
+    settings = {
+        "parameters": parameters,
+        "seed": config["seed"],
+        "batch_size": config["data"].get("batch_size"),
+        "max_epochs": config["trainer"]["max_epochs"],
+        **{
+            group: config[group]["_target_"].rpartition(".")[2]
+            for group in ("model", "optimizer", "scheduler")
+        },
+        **{name: config["optimizer"].get(name) for name in ("lr", "weight_decay", "momentum")},
+        **{name: value for name, value in config["model"].items() if not name.startswith("_")},
+    }
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, list):
+            flat |= {f"{name}.{index}": item for index, item in enumerate(value)}
+        else:
+            flat[name] = value
+    return {name: value for name, value in flat.items() if isinstance(value, bool | int | float | str)}
 
 
 def _as_markdown(config: Mapping[str, Any]) -> str:
