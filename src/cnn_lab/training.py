@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cnn_lab import __version__
 from cnn_lab.classifier import ImageClassifier
+from cnn_lab.config import PROJECT
 from cnn_lab.curves import draw_curves
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.events import EventLogger, flatten_settings
@@ -94,7 +95,8 @@ def train(
 
     screen.show("")
     screen.show(format_result(run.result))
-    screen.show(f"\nMeasure it again: python scripts/evaluate.py {shorten(run_dir)}")
+    evaluate = shorten(PROJECT / "scripts" / "evaluate.py")
+    screen.show(f"\nMeasure it again: python {evaluate} {shorten(run_dir)}")
     screen.show(f"See its curves:   tensorboard --logdir {shorten(Path(config['output_dir']))}")
     return run
 
@@ -129,7 +131,11 @@ def _try_settings(config: Mapping[str, Any], classifier: ImageClassifier) -> Non
         optimizer = classifier.make_optimizer(classifier.net.parameters())
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {error}") from error
-    trainer = make_trainer(config["trainer"], logger=False, enable_checkpointing=False)
+    logging.disable(logging.INFO)  # the real one says the same again
+    try:
+        trainer = make_trainer(config["trainer"], logger=False, enable_checkpointing=False)
+    finally:
+        logging.disable(logging.NOTSET)
     endless = trainer.max_epochs == -1 and trainer.max_steps == -1
     try:
         classifier.make_scheduler(optimizer, float("inf") if endless else 100)
@@ -218,7 +224,7 @@ def _show_start(run: Run, classifier: ImageClassifier, screen: Screen) -> None:
         f"{result['dataset']['name']}: {sizes}",
         f"{result['device']}, {result['precision']}",
     ]
-    screen.show("  |  ".join(title), style="bold")
+    screen.show(" | ".join(title), style="bold")
     screen.show(f"{shorten(run.path)}\n")
     layers = getattr(classifier.net, "layers", None)
     if layers:
