@@ -29,7 +29,7 @@ from cnn_lab.config import PROJECT, check_config
 from cnn_lab.data import BatchIndices, ImageDataModule
 from cnn_lab.logs import hold_logs
 from cnn_lab.model import CNN
-from cnn_lab.trainer import choose_hardware, keep_freed_memory
+from cnn_lab.trainer import choose_hardware, tune_cpu
 from cnn_lab.training import train
 
 
@@ -92,7 +92,7 @@ def time_article(root: str, accelerator: str) -> float:
 
 def time_bare(root: str, accelerator: str, precision: str) -> float:
     """This project's operations in a plain loop, without Lightning."""
-    keep_freed_memory()
+    tune_cpu()
     device = find_device(accelerator)
     data = ImageDataModule(root, val_size=0, allow_sample=False)
     data.setup()

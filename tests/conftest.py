@@ -19,7 +19,13 @@ MNIST_ROOT = Path(os.environ.get("CNN_LAB_DATA", PROJECT.parent / "shared" / "da
 needs_mnist = pytest.mark.skipif(
     not mnist.is_complete(MNIST_ROOT), reason="MNIST is not in $CNN_LAB_DATA, nor in ../shared/data"
 )
-NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+# No network, and one thread a process, since two workers test side by side.
+ENVIRONMENT = {
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "no_proxy": "",
+    "OMP_NUM_THREADS": "1",
+}
 FAST = ["data=sample", "trainer.accelerator=cpu", "trainer.limit_train_batches=4"]
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -30,7 +36,7 @@ def run_script(name: str, *arguments: str, cwd: Path = PROJECT, **environment: s
     return subprocess.run(
         [sys.executable, str(PROJECT / "scripts" / name), *arguments],
         cwd=cwd,
-        env={**os.environ, **NO_NETWORK, **environment},
+        env={**os.environ, **ENVIRONMENT, **environment},
         capture_output=True,
         text=True,
         timeout=120,

@@ -21,9 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cnn_lab.config import PROJECT
 from conftest import (
+    ENVIRONMENT,
     FAST,
     MNIST_ROOT,
-    NO_NETWORK,
     TrainedRun,
     needs_mnist,
     only_run,
@@ -47,7 +47,7 @@ def read_rows(run: Path) -> list[dict[str, str]]:
 
 def start_training(output_dir: Path, *arguments: str, **options: Any) -> subprocess.Popen:
     command = [sys.executable, str(PROJECT / "scripts" / "train.py"), f"output_dir={output_dir}", *arguments]
-    return subprocess.Popen(command, env={**os.environ, **NO_NETWORK}, **options)
+    return subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, **options)
 
 
 def test_the_screen_shows_what_a_user_needs_and_nothing_else(trained: TrainedRun) -> None:
@@ -55,7 +55,7 @@ def test_the_screen_shows_what_a_user_needs_and_nothing_else(trained: TrainedRun
     lines = [line for line in text.splitlines() if line.strip()]
     assert lines[0] == (
         "CNN, 103,018 parameters | MNIST sample (5,000): 4,000 train, 500 val, 500 test | "
-        f"cpu ({torch.get_num_threads()} threads), {trained.result['precision']}"
+        f"CPU with 1 thread, {trained.result['precision']}"
     )
     assert lines[1] == str(trained.path)
     assert lines[2].split() == ["layer", "operation", "output", "parameters", "multiply-adds"]
@@ -275,7 +275,7 @@ def test_a_run_that_fails_says_why_and_a_sweep_goes_on(tmp_path: Path) -> None:
 
 def test_in_a_terminal_there_is_a_bar_with_loss_and_accuracy(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
-    environment = {**os.environ, **NO_NETWORK, "TERM": "xterm-256color", "COLUMNS": "120"}
+    environment = {**os.environ, **ENVIRONMENT, "TERM": "xterm-256color", "COLUMNS": "120"}
     command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "data=sample", "trainer.max_epochs=1"]
     process = subprocess.Popen(
         [*command, "trainer.accelerator=cpu", f"output_dir={tmp_path}"],

@@ -48,7 +48,7 @@ class ImageDataModule(LightningDataModule):
         mean: float = 0.1307,
         std: float = 0.3081,
         batch_size: int = 64,
-        eval_batch_size: int = 250,
+        eval_batch_size: int = 100,
         val_size: int = 5_000,
         split_seed: int = 0,
         test_each_epoch: bool = False,

@@ -9,7 +9,7 @@ import torch
 from cnn_lab.config import check_config, check_trusted
 from cnn_lab.errors import ConfigError
 from cnn_lab.logs import claim_lightning_logs
-from cnn_lab.trainer import choose_hardware, keep_freed_memory, make_trainer
+from cnn_lab.trainer import choose_hardware, make_trainer, tune_cpu
 from cnn_lab.training import build
 
 
@@ -25,7 +25,7 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
             has no such images.
     """
     claim_lightning_logs()
-    keep_freed_memory()
+    tune_cpu()
     checkpoint = load_checkpoint(path)
     config = check_config(checkpoint["config"])
     settings = config["trainer"]

@@ -27,7 +27,7 @@ from cnn_lab.logs import claim_lightning_logs, write_logs
 from cnn_lab.recorder import Recorder
 from cnn_lab.runs import Run
 from cnn_lab.screen import Display, Screen, format_layers, format_result, shorten
-from cnn_lab.trainer import choose_hardware, describe_device, keep_freed_memory, make_trainer
+from cnn_lab.trainer import choose_hardware, describe_device, make_trainer, tune_cpu
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def train(
     """
     started = time.perf_counter()
     claim_lightning_logs()
-    keep_freed_memory()
+    tune_cpu()
     config = {**config, "trainer": choose_hardware(config["trainer"])}
     seed_everything(config["seed"], workers=True, verbose=False)
     data, classifier = build(config)

@@ -1,0 +1,117 @@
+"""Everything that README shows is run."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cnn_lab.config import PROJECT
+from conftest import TrainedRun, run_script, train_command
+
+TEXT = (PROJECT / "README.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines() if line
+]
+TRAIN = [line.partition("scripts/train.py")[2].split() for line in COMMANDS if "scripts/train.py" in line]
+EVALUATE = [
+    line.partition("scripts/evaluate.py")[2].split() for line in COMMANDS if "scripts/evaluate.py" in line
+]
+SMALL = [
+    "data.root=null",
+    "trainer.limit_train_batches=1",
+    "trainer.limit_val_batches=1",
+    "trainer.accelerator=cpu",
+]
+
+
+def test_the_commands_are_found() -> None:
+    assert (len(TRAIN), len(EVALUATE), len(COMMANDS)) == (9, 2, 13)
+    assert COMMANDS[0].endswith(".venv/bin/python scripts/train.py")
+    assert COMMANDS[1].endswith("/pytest")
+    assert "grep -m 1 -- '/pytest$' README.md" in (PROJECT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("arguments", TRAIN, ids=" ".join)
+def test_every_training_command_runs(arguments: list[str], tmp_path: Path) -> None:
+    quick = [] if arguments == ["--help"] else [*SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path}"]
+    done = train_command(*arguments, *quick)
+    assert (done.returncode, done.stderr) == (0, "")
+    if quick:
+        results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
+        assert [result["status"] for result in results] == ["completed"] * len(results)
+        assert len(results) == (6 if "seed=0,1,2" in arguments else 2 if "-m" in arguments else 1)
+
+
+@pytest.mark.parametrize("arguments", EVALUATE, ids=" ".join)
+def test_every_evaluation_command_runs(arguments: list[str], trained: TrainedRun) -> None:
+    done = run_script("evaluate.py", str(trained.path), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+
+
+@pytest.fixture
+def server(trained: TrainedRun) -> Iterator[str]:
+    command = next(line for line in COMMANDS if line.startswith("tensorboard"))
+    arguments = shlex.split(command.replace("outputs", str(trained.output_dir)))[1:]
+    tensorboard = str(Path(sys.executable).with_name("tensorboard"))
+    process = subprocess.Popen(
+        [tensorboard, *arguments, "--port", "0", "--host", "127.0.0.1"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    address = next(found[0] for line in process.stderr if (found := re.search(r"http://[\d.]+:\d+/", line)))
+    yield address
+    process.terminate()
+    process.communicate()
+
+
+def test_tensorboard_serves_the_run_under_its_name(server: str, trained: TrainedRun) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(60):
+        with opener.open(f"{server}data/runs") as answer:
+            runs = json.load(answer)
+        if runs:
+            break
+        time.sleep(0.5)
+    assert runs == [f"runs/{trained.path.name}"]
+
+
+def test_the_error_it_shows_is_the_one_that_is_given() -> None:
+    command, message = re.search(r"```\n\$ python scripts/train.py (.*)\n(Error: .*)\n```", TEXT).groups()
+    assert train_command(*command.split()).stderr == f"{message}\n"
+
+
+def test_its_tables_name_what_there_is() -> None:
+    for group, options in re.findall(r"^\| `(\w+)` \| (`.*?`) \|", TEXT, re.MULTILINE):
+        folder = PROJECT / "conf" / group
+        if folder.is_dir():
+            assert sorted(re.findall(r"`(\w+)`", options)) == sorted(
+                path.stem for path in folder.glob("*.yaml")
+            )
+    modules = {path.name for path in (PROJECT / "src" / "cnn_lab").glob("*.py")} - {
+        "__init__.py",
+        "errors.py",
+    }
+    assert {name for name in modules if name not in TEXT} == set()
+
+
+def test_its_numbers_for_the_article_are_those_of_the_experiment() -> None:
+    header = (PROJECT / "conf" / "experiment" / "article.yaml").read_text()
+    score = re.search(r"reaches (\S+) % \+- (\S+) %", header).groups()
+    assert f"{score[0]} ± {score[1]}" in TEXT
+
+
+def test_the_packages_it_needs_are_declared() -> None:
+    imported = set()
+    for path in [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "scripts").glob("*.py")]:
+        imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
+    declared = (PROJECT / "pyproject.toml").read_text()
+    distributions = {"hydra": "hydra-core", "yaml": "pyyaml"}
+    third_party = imported - set(sys.stdlib_module_names) - {"cnn_lab"}
+    assert {name for name in third_party if f'"{distributions.get(name, name)}' not in declared} == set()
