@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
@@ -30,8 +30,8 @@ def run_command(main: Callable[[], None]) -> None:
         if asked_for:
             raise
         report(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        if asked_for:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if asked_for or (type(error) is ValueError and not str(error).startswith("Config group override")):
             raise
         report(ConfigError(_explain(error)))
     except KeyboardInterrupt:
@@ -54,6 +54,8 @@ def _explain(error: Exception) -> str:
         if options:
             near = suggest(option, options)
             return f"{group}={option} is not an option{near} (there are {', '.join(options)})"
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' cannot be read as KEY=VALUE: {error.message.splitlines()[0]}"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return describe_unknown(_compose_choices(), cause.full_key)
     if isinstance(cause, ValidationError) and cause.full_key:

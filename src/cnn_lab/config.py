@@ -77,6 +77,9 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
             network that cannot be built.
     """
     plain = _resolve(config)
+    for item in fields(Config):
+        if item.name not in plain:
+            raise ConfigError(f"{item.name} is missing")
     _check_names("", plain, [item.name for item in fields(Config)])
     _check_names("early_stopping.", plain["early_stopping"], [item.name for item in fields(EarlyStopping)])
     check_ranges("", plain)

@@ -78,7 +78,7 @@ def flatten_settings(config: Mapping[str, Any], parameters: int) -> dict[str, An
         "parameters": parameters,
         "seed": config["seed"],
         "batch_size": config["data"].get("batch_size"),
-        "max_epochs": config["trainer"]["max_epochs"],
+        "max_epochs": config["trainer"].get("max_epochs"),
         **{
             group: config[group]["_target_"].rpartition(".")[2]
             for group in ("model", "optimizer", "scheduler")

@@ -50,7 +50,7 @@ class Display(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Head the lines to come."""
-        self._splits = ["train", *([pl_module.watched] if trainer.num_val_batches else [])]
+        self._splits = ["train", *([pl_module.watched] if sum(trainer.num_val_batches) else [])]
         self.screen.show(format_head(self._splits), style="bold")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

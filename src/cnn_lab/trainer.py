@@ -23,7 +23,7 @@ def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: for a GPU where there is none.
     """
-    accelerator = settings["accelerator"]
+    accelerator = settings.get("accelerator", "auto")
     found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
     if accelerator == "auto":
         accelerator = found or "cpu"
@@ -35,7 +35,7 @@ def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "type trainer.accelerator=cpu or auto"
             )
         accelerator = found
-    precision = settings["precision"]
+    precision = settings.get("precision", "auto")
     if precision == "auto":
         precision = "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
     return {**settings, "accelerator": accelerator, "precision": precision}

@@ -59,12 +59,7 @@ def train(
     run = Run(run_dir, label=label, overrides=list(overrides), seed=config["seed"])
     screen = Screen(quiet=not run.writes)
     with _recording(run, config, screen, started):
-        data.prepare_data()
-        data.setup("fit")
-        if getattr(data, "sample_reason", ""):
-            config["data"] = {**config["data"], "root": None}  # so that the run can be repeated and evaluated
-            run.write_config(config)
-            _warn_of_sample(data, screen)
+        _load_data(data, config, run, screen)
         events = EventLogger(run_dir)
         recorder = Recorder(run, events, config)
         best, stopping = _make_checkpoint(config, data, run_dir), _make_early_stopping(config)
@@ -79,8 +74,8 @@ def train(
             precision=trainer.precision,
         )
         _show_start(run, classifier, screen)
-        images, _ = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
         if run.writes:
+            images, _ = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
             events.log_start(config, classifier.net, images[:1])
 
         trainer.fit(classifier, datamodule=data)
@@ -194,7 +189,7 @@ def _recording(run: Run, config: Mapping[str, Any], screen: Screen, started: flo
     except Exception as error:
         ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         log.error("the run failed\n%s", traceback.format_exc())
-        if isinstance(error, CnnLabError) or config["trainer"]["detect_anomaly"]:
+        if isinstance(error, CnnLabError) or config["trainer"].get("detect_anomaly"):
             raise
         raise CnnLabError(
             f"the run failed: {ending['error']}\nIts log: {shorten(run.path / 'train.log')}"
@@ -232,7 +227,14 @@ def _show_start(run: Run, classifier: ImageClassifier, screen: Screen) -> None:
         screen.show("")
 
 
-def _warn_of_sample(data: Any, screen: Screen) -> None:
+def _load_data(data: Any, config: dict[str, Any], run: Run, screen: Screen) -> None:
+    """Read the images, and say so loudly where the sample must stand in for them."""
+    data.prepare_data()
+    data.setup("fit")
+    if not getattr(data, "sample_reason", ""):
+        return
+    config["data"] = {**config["data"], "root": None}  # the run can be repeated and evaluated as it was
+    run.write_config(config)
     screen.show(
         f"MNIST is not in {data.root} and cannot be downloaded: training on the embedded sample of "
         f"{sum(data.sizes.values()):,} digits instead. Reason: {data.sample_reason}\n",
