@@ -109,7 +109,9 @@ MISTAKES = {
     "model.chanels=[8,16]": NO_CHANNELS,
     "+model.chanels=[8,16]": NO_CHANNELS,
     "+sed=1": f"sed is no setting; did you mean 'seed'? (there are {TOP_NAMES})",
-    "model.channels=[8": "'model.channels=[8' cannot be read as KEY=VALUE: no viable alternative at input '[8'",
+    "model.channels=[8": (
+        "'model.channels=[8' cannot be read as KEY=VALUE: no viable alternative at input '[8'"
+    ),
     "seed": "'seed' cannot be read as KEY=VALUE: Error parsing override 'seed'",
     "data=null": "Config group override must be a string or a list. Got NoneType",
     "~seed": "seed is missing",

@@ -23,6 +23,7 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
     Raises:
         ConfigError: when the file is no checkpoint of this project, names targets that it may not, or the run
             has no such images.
+        DataError: when the run's images cannot be had here.
     """
     claim_lightning_logs()
     tune_cpu()
@@ -32,6 +33,7 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
     if settings.get("accelerator") != "cpu":
         settings = {**settings, "accelerator": "auto"}  # the run's device, or what there is here
     data, classifier = build(config)
+    data.allow_sample = False  # other images than the run's would say nothing of it
     data.test_each_epoch = False
     classifier.watched = "val"
     try:
