@@ -445,3 +445,17 @@ def test_two_processes_train_together_into_one_directory(tmp_path: Path) -> None
     measured = json.loads(run_script("evaluate.py", str(run), "--json").stdout)
     assert measured["accuracy"] == pytest.approx(read_result(run)["test/accuracy"], abs=0.005)
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+
+def test_a_label_names_the_directory_and_never_leads_out_of_it(tmp_path: Path) -> None:
+    done = train_command("trainer=debug", "data=sample", "label=../../my run", f"output_dir={tmp_path / 'o'}")
+    assert done.returncode == 0, done.stderr
+    assert only_run(tmp_path / "o").name.endswith("-..-..-my-run")
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+
+
+def test_a_traceback_is_shown_when_asked_for() -> None:
+    done = train_command("model.dropout=2", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.endswith("Error: model.dropout=2 is out of range: it must be at least 0 and below 1\n")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from hydra import compose, initialize_config_dir
@@ -14,7 +15,8 @@ from cnn_lab.config import GROUPS, PROJECT, describe_unknown
 from cnn_lab.errors import CnnLabError, ConfigError, suggest
 from cnn_lab.logs import hold_logs
 
-SHOW_TRACEBACK = "HYDRA_FULL_ERROR"  # Hydra's own variable
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable for a traceback
+TRACEBACK_ASKED_FOR = os.environ.get(FULL_ERROR) == "1"
 
 _exit_codes = [0]
 
@@ -22,18 +24,17 @@ _exit_codes = [0]
 def run_command(main: Callable[[], None]) -> None:
     """Run a script's main function and exit: 0, 1 for what failed, 2 for a mistake in what was typed."""
     hold_logs()
-    asked_for = os.environ.get(SHOW_TRACEBACK) == "1"
-    os.environ[SHOW_TRACEBACK] = "1"  # Hydra's messages reach us instead of the screen
+    os.environ[FULL_ERROR] = "1"  # so that Hydra raises its errors instead of printing them
     try:
         main()
     except CnnLabError as error:
-        if asked_for:
-            raise
         report(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if asked_for or (type(error) is ValueError and not str(error).startswith("Config group override")):
+        if type(error) is ValueError and not str(error).startswith("Config group override"):
             raise
-        report(ConfigError(_explain(error)))
+        explained = ConfigError(_explain(error))
+        explained.__cause__ = error
+        report(explained)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(max(_exit_codes))
@@ -41,6 +42,8 @@ def run_command(main: Callable[[], None]) -> None:
 
 def report(error: CnnLabError) -> None:
     """Print an error now and exit with its code at the end, so that a sweep goes on with its other runs."""
+    if TRACEBACK_ASKED_FOR:
+        traceback.print_exception(error)
     sys.stderr.write(f"Error: {error}\n")
     _exit_codes.append(error.exit_code)
 

@@ -137,9 +137,9 @@ def name_run(
     """
     if str(hydra["mode"]).endswith("MULTIRUN"):
         sweep = Path(hydra["sweep"]["dir"])
-        label = label or make_label(_keep_swept(sweep, overrides))
+        label = _clean(label) if label else make_label(_keep_swept(sweep, overrides))
         return sweep, f"{hydra['job']['num']}-{label}", label
-    label = label or make_label(overrides)
+    label = _clean(label) if label else make_label(overrides)
     return None, f"{datetime.now():{STAMP}}-{label}", label
 
 
@@ -156,13 +156,18 @@ def make_label(overrides: Sequence[str]) -> str:
         name = key if key in GROUPS else key.rpartition(".")[2]
         words = [value] if key == "experiment" else [name, *re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)]
         parts.append("-".join(words))
-    return re.sub(r"[^\w.+-]", "-", "_".join(parts))[:LABEL_LENGTH] or "default"
+    return _clean("_".join(parts)) or "default"
+
+
+def _clean(label: str) -> str:
+    """Without what has a meaning in paths, and not too long for one."""
+    return re.sub(r"[^\w.+-]", "-", label)[:LABEL_LENGTH]
 
 
 def _make_sweep_directory(parent: str, label: str | None, typed: Sequence[str]) -> str:
     """The directory of a new sweep, named by its label or by the settings that it varies."""
     label = label or "_".join(key.rpartition(".")[2] for key in _find_swept(typed)) or "sweep"
-    return str(make_directory(Path(parent), f"{datetime.now():{STAMP}}-{label}"))
+    return str(make_directory(Path(parent), f"{datetime.now():{STAMP}}-{_clean(label)}"))
 
 
 # Hydra asks for it in every job of a sweep, and gets the first answer again.
