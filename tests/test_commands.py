@@ -363,7 +363,7 @@ def test_without_data_and_network_the_sample_is_announced(tmp_path: Path) -> Non
     run = only_run(tmp_path)
     assert read_result(run)["dataset"]["sample"] is True
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["root"] is None
-    assert json.loads(run_script("evaluate.py", str(run), "--json").stdout)["images"] == 500
+    assert json.loads(run_script("evaluate.py", str(run), "--json").stdout)["images"] == 2 * 100
 
 
 def test_without_data_and_network_the_article_is_not_trained(tmp_path: Path) -> None:
