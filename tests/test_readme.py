@@ -56,6 +56,16 @@ def test_every_evaluation_command_runs(arguments: list[str], trained: TrainedRun
     assert "accuracy" in done.stdout
 
 
+def test_the_benchmark_starts_and_names_its_contenders() -> None:
+    assert "`python benchmarks/speed.py`" in TEXT
+    command = [sys.executable, str(PROJECT / "benchmarks" / "speed.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in ("the article's loop, float32", "cnn-lab, float32", "cnn-lab, bf16"):
+        assert line in " ".join(done.stdout.split())
+        assert f"| {line} | " in TEXT
+
+
 @pytest.fixture
 def server(trained: TrainedRun) -> Iterator[str]:
     command = next(line for line in COMMANDS if line.startswith("tensorboard"))

@@ -136,16 +136,6 @@ class ImageDataModule(LightningDataModule):
         """The test images in batches of `eval_batch_size`."""
         return self._load("test", self.eval_batch_size)
 
-    def load_split(self, name: str) -> DataLoader:
-        """The images of "train", "val" or "test" for measuring, in batches of `eval_batch_size`.
-
-        Raises:
-            ConfigError: when there are none.
-        """
-        if not self.sizes.get(name):
-            raise ConfigError(f"there are no {name} images: this run was trained with data.val_size=0")
-        return self._load(name, self.eval_batch_size)
-
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Turn bytes into what the network takes: the arithmetic of torchvision's ToTensor and Normalize."""
         images, labels = batch
