@@ -6,6 +6,7 @@ import math
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cnn_lab.config import PROJECT
+from cnn_lab.errors import ConfigError
+from cnn_lab.runs import find_run
 from conftest import (
     ENVIRONMENT,
     FAST,
@@ -459,3 +462,19 @@ def test_a_traceback_is_shown_when_asked_for() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert done.stderr.endswith("Error: model.dropout=2 is out of range: it must be at least 0 and below 1\n")
+
+
+def test_the_latest_run_is_the_default_also_one_of_a_sweep(trained: TrainedRun, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^there is no run in .*; train one first: python scripts/train\.py$"
+    ):
+        find_run(None, tmp_path)
+    places = {"runs/b": "2026-01-02", "runs/a": "2026-01-01", "sweeps/s/0-x": "2026-01-03"}
+    for place, started in places.items():
+        run = tmp_path / place
+        shutil.copytree(trained.path, run)
+        (run / "result.json").write_text(json.dumps({**trained.result, "started": started}))
+    latest = tmp_path / "sweeps" / "s" / "0-x"
+    assert find_run(None, tmp_path) == (latest, latest / "checkpoints" / "best.ckpt")
+    shutil.rmtree(latest)
+    assert find_run(None, tmp_path)[0] == tmp_path / "runs" / "b"
