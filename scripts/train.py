@@ -1,30 +1,34 @@
 """Train a network, or with -m one for every combination of values. --help lists the settings."""
 
+from datetime import datetime
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cnn_lab.command import report, run_command
+from cnn_lab.command import run_command
 from cnn_lab.config import check_config
-from cnn_lab.errors import CnnLabError
-from cnn_lab.runs import name_run, new_run_directory
+from cnn_lab.job import run_job
+from cnn_lab.runs import STAMP, clean_label, make_label, new_run_directory
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> None:
-    try:
-        settings = check_config(config)
-        from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        run_job(config)
+        return
+    settings = check_config(config)
+    from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
 
-        hydra_config = HydraConfig.get()
-        overrides = list(hydra_config.overrides.task)
-        sweep, name, label = name_run(settings["label"], overrides, hydra_config)
-        with new_run_directory(sweep or Path(settings["output_dir"], "runs"), name) as run_dir:
-            train(settings, run_dir, label, overrides)
-    except CnnLabError as error:
-        report(error)
+    overrides = list(hydra_config.overrides.task)
+    label = clean_label(settings["label"] or make_label(overrides))
+    with new_run_directory(
+        Path(settings["output_dir"], "runs"), f"{datetime.now():{STAMP}}-{label}"
+    ) as run_dir:
+        train(settings, run_dir, label, overrides)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from cnn_lab.logs import hold_logs
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable for a traceback
 TRACEBACK_ASKED_FOR = os.environ.get(FULL_ERROR) == "1"
 
-_exit_codes = [0]
-
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a script's main function and exit: 0, 1 for what failed, 2 for a mistake in what was typed."""
@@ -28,24 +26,22 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except CnnLabError as error:
-        report(error)
+        _end(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if type(error) is ValueError and not str(error).startswith("Config group override"):
             raise
         explained = ConfigError(_explain(error))
         explained.__cause__ = error
-        report(explained)
+        _end(explained)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(max(_exit_codes))
 
 
-def report(error: CnnLabError) -> None:
-    """Print an error now and exit with its code at the end, so that a sweep goes on with its other runs."""
+def _end(error: CnnLabError) -> None:
     if TRACEBACK_ASKED_FOR:
         traceback.print_exception(error)
     sys.stderr.write(f"Error: {error}\n")
-    _exit_codes.append(error.exit_code)
+    sys.exit(error.exit_code)
 
 
 def _explain(error: Exception) -> str:

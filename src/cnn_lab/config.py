@@ -48,6 +48,15 @@ class EarlyStopping:
 
 
 @dataclass
+class Sweep:
+    """Settings of a sweep, which say nothing about its runs; conf/train.yaml says what each means."""
+
+    resume: str | None = None
+    fail_fast: bool = False
+    jobs_per_gpu: int = 1
+
+
+@dataclass
 class Config:
     """The top level of a config: a node for each group, and the keys that belong to none."""
 
@@ -60,6 +69,7 @@ class Config:
     label: str | None = None
     label_smoothing: float = 0.0
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    sweep: Sweep = field(default_factory=Sweep)
     output_dir: str = MISSING
 
 
@@ -82,8 +92,10 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{item.name} is missing")
     _check_names("", plain, [item.name for item in fields(Config)])
     _check_names("early_stopping.", plain["early_stopping"], [item.name for item in fields(EarlyStopping)])
+    _check_names("sweep.", plain["sweep"], [item.name for item in fields(Sweep)])
     check_ranges("", plain)
     check_ranges("early_stopping", plain["early_stopping"])
+    check_ranges("sweep", plain["sweep"])
     for group in GROUPS:
         _check_node(group, plain[group])
         check_ranges(group, plain[group])
@@ -112,6 +124,17 @@ def check_trusted(config: Mapping[str, Any]) -> None:
                 f"{key}={target} is refused: a stored config may only name targets under "
                 + ", ".join(name.rstrip(".") for name in TRUSTED_TARGETS)
             )
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config by dotted keys; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def describe_unknown(config: DictConfig, key: str) -> str:

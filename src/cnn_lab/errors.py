@@ -20,6 +20,10 @@ class DataError(CnnLabError):
     """The data set is damaged or cannot be had."""
 
 
+class RunPruned(Exception):  # noqa: N818
+    """Ends a trial of a search early, since others do better: no failure, and no result either."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'channels'?` for the known name nearest to `name`, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -9,6 +9,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 
+BLOCKS_COMPARED = 4
+
 # One chart with a line for each split, against the optimizer step and against the epoch.
 CHARTS = {
     heading: {
@@ -26,8 +28,11 @@ class EventLogger(TensorBoardLogger):
     the network's graph, and for HPARAMS the settings with the run's final metrics.
     """
 
-    def __init__(self, run_dir: Any) -> None:
-        super().__init__(save_dir=run_dir, name="", version="", default_hp_metric=False)
+    def __init__(self, run_dir: Any, first_step: int | None = None) -> None:
+        """With `first_step`, TensorBoard drops what an interrupted run wrote from that step on."""
+        super().__init__(
+            save_dir=run_dir, name="", version="", default_hp_metric=False, purge_step=first_step
+        )
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write scalars; without Lightning's own `epoch`, whose chart says nothing."""
@@ -73,26 +78,42 @@ class EventLogger(TensorBoardLogger):
 
 
 def flatten_settings(config: Mapping[str, Any], parameters: int) -> dict[str, Any]:
-    """What HPARAMS compares runs by: plain numbers and strings; a list becomes `name.0`, `name.1`, ..."""
-    settings = {
+    """What HPARAMS compares runs by: plain numbers and strings, the same columns for every run.
+
+    HPARAMS takes its columns from one run and leaves out the runs that miss one. A list becomes `name.0`,
+    `name.1`, ..., with 0 for blocks that a network does not have.
+    """
+    model, optimizer = config["model"], config["optimizer"]
+    channels = _as_list(model.get("channels", 0))
+    kernels = _as_list(model.get("kernel_sizes", 0))
+    kernels = kernels * len(channels) if len(kernels) == 1 else kernels
+    return {
         "parameters": parameters,
         "seed": config["seed"],
-        "batch_size": config["data"].get("batch_size"),
-        "max_epochs": config["trainer"].get("max_epochs"),
-        **{
-            group: config[group]["_target_"].rpartition(".")[2]
-            for group in ("model", "optimizer", "scheduler")
-        },
-        **{name: config["optimizer"].get(name) for name in ("lr", "weight_decay", "momentum")},
-        **{name: value for name, value in config["model"].items() if not name.startswith("_")},
+        "model": _name_target(model),
+        "optimizer": _name_target(optimizer),
+        "scheduler": _name_target(config["scheduler"]),
+        **{name: optimizer.get(name, 0.0) for name in ("lr", "weight_decay", "momentum")},
+        "batch_size": config["data"].get("batch_size", 0),
+        "max_epochs": config["trainer"].get("max_epochs", 0),
+        "dropout": model.get("dropout", 0.0),
+        "activation": model.get("activation", ""),
+        "norm": model.get("norm") or "none",
+        **{f"channels.{index}": size for index, size in enumerate(_pad(channels))},
+        **{f"kernel_sizes.{index}": size for index, size in enumerate(_pad(kernels))},
     }
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, list):
-            flat |= {f"{name}.{index}": item for index, item in enumerate(value)}
-        else:
-            flat[name] = value
-    return {name: value for name, value in flat.items() if isinstance(value, bool | int | float | str)}
+
+
+def _name_target(node: Mapping[str, Any]) -> str:
+    return node["_target_"].rpartition(".")[2]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _pad(values: list[int]) -> list[int]:
+    return [*values, *[0] * BLOCKS_COMPARED][:BLOCKS_COMPARED]
 
 
 def _as_markdown(config: Mapping[str, Any]) -> str:

@@ -15,6 +15,9 @@ RANGES: dict[str, dict[str, str]] = {
         "patience": "[1, inf)",
         "min_delta": "[0, inf)",
     },
+    "sweep": {
+        "jobs_per_gpu": "[1, inf)",
+    },
     "data": {
         "batch_size": "[1, inf)",
         "eval_batch_size": "[1, inf)",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
@@ -24,9 +25,21 @@ class Recorder(Callback):
         self._measured: dict[str, float] = {}
         self._epoch_start = 0.0
         self._images_seen = 0
+        self._seconds_seen = 0.0
+        self._random_state: Tensor | None = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Go on after the checkpoint's epoch."""
+        self.run.keep_epochs(checkpoint["epoch"] + 1)
+        for row in self.run.rows:
+            self._note_best(row)
+        self._random_state = checkpoint["random_state"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Start the epoch's clock."""
+        if self._random_state is not None:  # now, since making the loaders has drawn numbers
+            torch.set_rng_state(self._random_state)
+            self._random_state = None
         self._measured = {}
         self._epoch_start = time.perf_counter()
 
@@ -53,8 +66,8 @@ class Recorder(Callback):
             "seconds": round(time.perf_counter() - self._epoch_start, 3),
         }
         self._images_seen += int(pl_module.train_metrics.count)
-        if row.get("val/accuracy", -1.0) > self.best.get("val/accuracy", -1.0):
-            self.best = {"val/accuracy": row["val/accuracy"], "epoch": row["epoch"]}
+        self._seconds_seen += row["seconds"]
+        self._note_best(row)
         self.run.add_epoch(row)
         self.events.log_epoch(row)
         self.run.update(epochs=row["epoch"], steps=row["step"], best=self.best or None, **self._speed())
@@ -62,10 +75,15 @@ class Recorder(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one that can be used without the run's directory."""
         checkpoint["config"] = self.config
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def _note_best(self, row: Mapping[str, Any]) -> None:
+        accuracy = row.get("val/accuracy")
+        if accuracy is not None and accuracy > self.best.get("val/accuracy", -1.0):
+            self.best = {"val/accuracy": accuracy, "epoch": row["epoch"]}
 
     def _speed(self) -> dict[str, Any]:
-        seconds = [row["seconds"] for row in self.run.rows]
         return {
-            "seconds_per_epoch": statistics.median(seconds),
-            "samples_per_second": round(self._images_seen / max(sum(seconds), 1e-9)),
+            "seconds_per_epoch": statistics.median(row["seconds"] for row in self.run.rows),
+            "samples_per_second": round(self._images_seen / max(self._seconds_seen, 1e-9)),
         }

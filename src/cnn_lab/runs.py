@@ -5,19 +5,21 @@ Nothing here imports torch.
 
 import contextlib
 import csv
+import hashlib
+import io
 import itertools
 import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from filelock import FileLock, Timeout
 
 from cnn_lab.config import GROUPS, PROJECT
 from cnn_lab.errors import CnnLabError, ConfigError
@@ -25,6 +27,9 @@ from cnn_lab.errors import CnnLabError, ConfigError
 STAMP = "%Y-%m-%d_%H-%M-%S"
 LABEL_LENGTH = 80
 RUN_DIR_VARIABLE = "CNN_LAB_RUN_DIR"
+LOCK = ".lock"
+LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+NO_SETTINGS = ("label", "output_dir", "sweep")  # say where a run goes and what it is called, not what it is
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
 ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
 
@@ -33,7 +38,7 @@ class Run:
     """What a run leaves behind, written so that a killed run has all that it had finished.
 
     Attributes:
-        path: the run's directory.
+        path: the run's directory. One that was interrupted goes on with its rows and its time.
         writes: whether this process writes; of several that train together, only the first does.
         rows: the finished epochs, as in metrics.csv.
         result: what result.json holds.
@@ -42,7 +47,8 @@ class Run:
     def __init__(self, path: Path, **result: Any) -> None:
         self.path = path
         self.writes = not is_helper_process()
-        self.rows: list[dict[str, Any]] = []
+        earlier = read_result(path)
+        self.rows = read_rows(path)
         self.result: dict[str, Any] = {
             "status": "running",
             "error": None,
@@ -50,19 +56,57 @@ class Run:
             "started": datetime.now().astimezone().isoformat(timespec="microseconds"),
             **describe_git(),
         }
+        if earlier:
+            self.result = {**earlier, **self.result, "started": earlier.get("started", "")}
+        self._clock_start = time.perf_counter() - earlier.get("seconds", 0.0)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let `is_alive` know of this run until the block, or the process, ends in any way.
+
+        Raises:
+            CnnLabError: when another process trains in this directory, or it cannot be written.
+        """
+        if not self.writes:
+            yield
+            return
+        lock = FileLock(self.path / LOCK, timeout=2)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise CnnLabError(f"{self.path} is in use: another process is training there") from None
+        except OSError as error:
+            raise CnnLabError(f"the run directory {self.path} cannot be written: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+            (self.path / LOCK).unlink(missing_ok=True)
+
+    def keep_epochs(self, count: int) -> None:
+        """Drop the rows after the first `count` epochs, which no checkpoint holds."""
+        self.rows = self.rows[:count]
+        if not self.writes:
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else COLUMNS)
+        if self.rows:
+            writer.writeheader()
+            writer.writerows(self.rows)
+        replace_file(self.path / "metrics.csv", text.getvalue())
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml."""
         if not self.writes:
             return
-        _replace_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        replace_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def update(self, **values: Any) -> None:
-        """Set values of result.json and write it."""
-        self.result.update(values)
+        """Set values of result.json and write it, with the seconds until now."""
+        self.result.update(values, seconds=round(time.perf_counter() - self._clock_start, 2))
         if not self.writes:
             return
-        _replace_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
+        replace_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a finished epoch to metrics.csv."""
@@ -125,24 +169,6 @@ def make_directory(parent: Path, name: str) -> Path:
     return path
 
 
-def name_run(
-    label: str | None, overrides: Sequence[str], hydra: Mapping[str, Any]
-) -> tuple[Path | None, str, str]:
-    """Where a run goes: the sweep's directory or None, the directory's name, and the run's label.
-
-    Args:
-        label: the config's own, if it has one.
-        overrides: what was typed for this run.
-        hydra: Hydra's own config.
-    """
-    if str(hydra["mode"]).endswith("MULTIRUN"):
-        sweep = Path(hydra["sweep"]["dir"])
-        label = _clean(label) if label else make_label(_keep_swept(sweep, overrides))
-        return sweep, f"{hydra['job']['num']}-{label}", label
-    label = _clean(label) if label else make_label(overrides)
-    return None, f"{datetime.now():{STAMP}}-{label}", label
-
-
 def make_label(overrides: Sequence[str]) -> str:
     """A name, for files and charts, that says what was typed: `model.channels=[8,16]` gives `channels-8-16`.
 
@@ -156,38 +182,12 @@ def make_label(overrides: Sequence[str]) -> str:
         name = key if key in GROUPS else key.rpartition(".")[2]
         words = [value] if key == "experiment" else [name, *re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)]
         parts.append("-".join(words))
-    return _clean("_".join(parts)) or "default"
+    return clean_label("_".join(parts)) or "default"
 
 
-def _clean(label: str) -> str:
-    """Without what has a meaning in paths, and not too long for one."""
+def clean_label(label: str) -> str:
+    """A label without what has a meaning in paths, and not too long for one."""
     return re.sub(r"[^\w.+-]", "-", label)[:LABEL_LENGTH]
-
-
-def _make_sweep_directory(parent: str, label: str | None, typed: Sequence[str]) -> str:
-    """The directory of a new sweep, named by its label or by the settings that it varies."""
-    label = label or "_".join(key.rpartition(".")[2] for key in _find_swept(typed)) or "sweep"
-    return str(make_directory(Path(parent), f"{datetime.now():{STAMP}}-{_clean(label)}"))
-
-
-# Hydra asks for it in every job of a sweep, and gets the first answer again.
-OmegaConf.register_new_resolver("sweep_dir", _make_sweep_directory, use_cache=True, replace=True)
-
-
-def _find_swept(typed: Sequence[str]) -> list[str]:
-    """The keys for which several values were typed."""
-    parsed = OverridesParser.create().parse_overrides(list(typed))
-    return [item.key_or_group for item in parsed if item.is_sweep_override()]
-
-
-def _keep_swept(sweep: Path, overrides: Sequence[str]) -> list[str]:
-    """The overrides of a job of which its sweep has several values; all of them if that is not on record."""
-    try:
-        hydra = yaml.safe_load((sweep / "multirun.yaml").read_text(encoding="utf-8"))["hydra"]
-        swept = {*_find_swept(hydra["overrides"]["task"]), *(hydra["sweeper"].get("params") or ())}
-    except (OSError, KeyError, TypeError):
-        return list(overrides)
-    return [item for item in overrides if item.lstrip("+~").partition("=")[0] in swept]
 
 
 def find_run(path: str | Path | None = None, output_dir: Path = PROJECT / "outputs") -> tuple[Path, Path]:
@@ -224,6 +224,47 @@ def read_result(path: Path) -> dict[str, Any]:
         return {}
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The finished epochs of a run's metrics.csv, as numbers; None where nothing was measured."""
+    try:
+        with (path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            return [
+                {name: _read_number(name, text) for name, text in row.items()} for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError):
+        return []
+
+
+def _read_number(name: str, text: str) -> float | None:
+    return None if not text else int(text) if name in ("epoch", "step") else float(text)
+
+
+def read_status(path: Path, result: Mapping[str, Any]) -> str:
+    """A run's status; `interrupted` where it is said to be running and its process is gone."""
+    status = str(result.get("status", "unknown"))
+    return "interrupted" if status == "running" and not is_alive(path) else status
+
+
+def is_alive(path: Path) -> bool:
+    """Whether a process of this machine is training in this directory."""
+    if not (path / LOCK).exists():
+        return False
+    try:
+        with FileLock(path / LOCK, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """The same for two checked configs exactly if they set up the same run, wherever it goes."""
+    settings = {key: value for key, value in config.items() if key not in NO_SETTINGS}
+    if "trainer" in settings:  # in a sweep it is one device, and which one makes no difference
+        settings["trainer"] = {key: value for key, value in settings["trainer"].items() if key != "devices"}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def describe_git() -> dict[str, Any]:
     """The commit of this project's checkout and whether it was changed since; None outside of one."""
     try:
@@ -242,7 +283,7 @@ def _ask_git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write a file that readers see whole: the old one or the new one."""
     aside = path.with_name(f".{path.name}.new")
     aside.write_text(text, encoding="utf-8")

@@ -1,25 +1,22 @@
-"""What a run prints, which also goes to its log: a title, the layer table, a line an epoch, the result."""
+"""What a run prints, which also goes to its log: a title, the layer table, a line an epoch, the result.
+
+Nothing here imports torch.
+"""
 
 import io
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cnn_lab.classifier import ImageClassifier
-from cnn_lab.runs import Run
 from cnn_lab.shapes import Layer
 
 log = logging.getLogger(__name__)
 
 LOG_WIDTH = 120
-REFRESH_SECONDS = 0.25  # reading the loss waits for the device, so it is not read at every step
 
 
 class Screen:
@@ -36,65 +33,6 @@ class Screen:
         for console in (self.console, plain):
             console.print(renderable, style=style, markup=False, soft_wrap=isinstance(renderable, str))
         log.info("%s", plain.file.getvalue().rstrip())  # type: ignore[attr-defined]
-
-
-class Display(Callback):
-    """A progress bar with the loss and accuracy so far where there is a terminal, and a line an epoch."""
-
-    def __init__(self, screen: Screen, run: Run) -> None:
-        self.screen = screen
-        self.run = run
-        self.progress: Progress | None = None
-        self._splits: list[str] = []
-        self._next_refresh = 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
-        """Head the lines to come."""
-        self._splits = ["train", *([pl_module.watched] if sum(trainer.num_val_batches) else [])]
-        self.screen.show(format_head(self._splits), style="bold")
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Start the epoch's bar."""
-        if not self.screen.console.is_terminal or self.screen.console.quiet:
-            return
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            TimeRemainingColumn(),
-            console=self.screen.console,
-            auto_refresh=False,
-            transient=True,
-        )
-        self.progress.start()
-        description = f"epoch {trainer.current_epoch + 1}/{_last_epoch(trainer)}"
-        self.progress.add_task(description, total=trainer.num_training_batches, metrics="")
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: ImageClassifier, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:  # type: ignore[override]
-        """Move the bar, a few times a second."""
-        if self.progress and time.monotonic() >= self._next_refresh:
-            metrics = pl_module.train_metrics.peek()
-            text = f"loss {metrics['loss'].item():.4f}  accuracy {metrics['accuracy'].item():.2%}"
-            self.progress.update(self.progress.task_ids[0], completed=batch_idx + 1, metrics=text)
-            self.progress.refresh()
-            self._next_refresh = time.monotonic() + REFRESH_SECONDS
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Replace the bar by the epoch's line."""
-        self._stop()
-        self.screen.show(format_epoch(self.run.rows[-1], self._splits, _last_epoch(trainer)))
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Leave the terminal as it was."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self.progress:
-            self.progress.stop()
-            self.progress = None
 
 
 def format_layers(layers: Iterable[Layer]) -> Table:
@@ -149,10 +87,18 @@ def format_result(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def format_outcome(name: str, result: Mapping[str, Any]) -> str:
+    """One line for a run of a sweep that has ended."""
+    words = [f"{name:<40}", f"{result['status']:<11}"]
+    if result["status"] == "failed":
+        return "  ".join([*words, str(result.get("error", "")).partition("\n")[0]])
+    if result.get("best"):
+        words.append(f"val {result['best']['val/accuracy']:7.2%}")
+    if result.get("test/accuracy") is not None:
+        words.append(f"test {result['test/accuracy']:7.2%}")
+    return "  ".join([*words, f"{result['seconds']:8.1f} s"])
+
+
 def shorten(path: Path) -> str:
     """The path as the user would type it from here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _last_epoch(trainer: Trainer) -> str:
-    return "?" if trainer.max_epochs in (None, -1) else str(trainer.max_epochs)

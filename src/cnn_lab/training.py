@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import platform
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +19,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from cnn_lab import __version__
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.config import PROJECT
-from cnn_lab.curves import draw_curves
-from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.display import Display
+from cnn_lab.errors import CnnLabError, ConfigError, RunPruned
 from cnn_lab.events import EventLogger, flatten_settings
+from cnn_lab.figures import draw_curves
 from cnn_lab.logs import claim_lightning_logs, write_logs
 from cnn_lab.recorder import Recorder
-from cnn_lab.runs import Run
-from cnn_lab.screen import Display, Screen, format_layers, format_result, shorten
+from cnn_lab.runs import LAST_CHECKPOINT, Run, fingerprint
+from cnn_lab.screen import Screen, format_layers, format_result, shorten
 from cnn_lab.trainer import choose_hardware, describe_device, make_trainer, tune_cpu
 
 log = logging.getLogger(__name__)
@@ -35,36 +35,48 @@ EXIT_SIGINT, EXIT_SIGTERM = 130, 143  # 128 and the signal's number, as shells h
 
 
 def train(
-    config: Mapping[str, Any], run_dir: Path, label: str = "default", overrides: Sequence[str] = ()
+    config: Mapping[str, Any],
+    run_dir: Path,
+    label: str = "default",
+    overrides: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
 ) -> Run:
-    """Train, test the best checkpoint, and leave everything in `run_dir`, an empty directory.
+    """Train, test the best checkpoint, and leave everything in `run_dir`.
 
     Args:
         config: what `cnn_lab.config.check_config` returned.
+        run_dir: an empty directory, or one of an interrupted run of the same config, which then goes on
+            after its last finished epoch.
         label: names the run in pictures and tables.
         overrides: what was typed, for the record.
+        callbacks: called besides the run's own.
+        quiet: print nothing; the log has it all.
 
     Raises:
-        ConfigError: for settings that only the built objects can refuse; then `run_dir` stays empty.
+        ConfigError: for settings that only the built objects can refuse; then nothing was written.
         CnnLabError: when the run failed; `run_dir` says why.
+        RunPruned: when one of `callbacks` ended it.
     """
-    started = time.perf_counter()
     claim_lightning_logs()
     tune_cpu()
+    name = fingerprint(config)
     config = {**config, "trainer": choose_hardware(config["trainer"])}
     seed_everything(config["seed"], workers=True, verbose=False)
     data, classifier = build(config)
     _try_settings(config, classifier)
 
-    run = Run(run_dir, label=label, overrides=list(overrides), seed=config["seed"])
-    screen = Screen(quiet=not run.writes)
-    with _recording(run, config, screen, started):
+    run = Run(run_dir, label=label, overrides=list(overrides), seed=config["seed"], fingerprint=name)
+    screen = Screen(quiet=quiet or not run.writes)
+    with _recording(run, config, screen):
         _load_data(data, config, run, screen)
-        events = EventLogger(run_dir)
-        recorder = Recorder(run, events, config)
+        checkpoint = run_dir / LAST_CHECKPOINT if (run_dir / LAST_CHECKPOINT).is_file() else None
+        if not checkpoint:
+            run.keep_epochs(0)
+        events = EventLogger(run_dir, first_step=_find_step(checkpoint))
         best, stopping = _make_checkpoint(config, data, run_dir), _make_early_stopping(config)
-        callbacks: list[Callback] = [recorder, Display(screen, run), *stopping, best]
-        trainer = make_trainer(config["trainer"], logger=events, callbacks=callbacks)
+        own = [Recorder(run, events, config), Display(screen, run), *stopping, best]
+        trainer = make_trainer(config["trainer"], logger=events, callbacks=[*own, *callbacks])
 
         parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
         run.update(
@@ -78,7 +90,7 @@ def train(
             images, _ = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
             events.log_start(config, classifier.net, images[:1])
 
-        trainer.fit(classifier, datamodule=data)
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if best.best_model_path:
             weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
             classifier.load_state_dict(weights)
@@ -94,6 +106,13 @@ def train(
     screen.show(f"\nMeasure it again: python {evaluate} {shorten(run_dir)}")
     screen.show(f"See its curves:   tensorboard --logdir {shorten(Path(config['output_dir']))}")
     return run
+
+
+def _find_step(checkpoint: Path | None) -> int | None:
+    """The first optimizer step after the checkpoint."""
+    if not checkpoint:
+        return None
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"] + 1
 
 
 def build(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClassifier]:
@@ -164,41 +183,47 @@ def _make_early_stopping(config: Mapping[str, Any]) -> list[EarlyStopping]:
 
 
 @contextlib.contextmanager
-def _recording(run: Run, config: Mapping[str, Any], screen: Screen, started: float) -> Iterator[None]:
+def _recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[None]:
     """Keep result.json true from the first moment to the last, however the run ends."""
+    with run.hold():
+        _start_record(run, config)
+        ending: dict[str, Any] = {"status": "completed"}
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl+C into sys.exit
+            ending = {"status": "interrupted"}
+            screen.show(f"\nInterrupted. What was finished is in {shorten(run.path)}", style="bold yellow")
+            raise SystemExit(EXIT_SIGTERM if isinstance(error, SIGTERMException) else EXIT_SIGINT) from None
+        except RunPruned as error:
+            ending = {"status": "pruned", "reason": str(error)}
+            raise
+        except Exception as error:
+            details = traceback.format_exc()
+            ending = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": details}
+            log.error("the run failed\n%s", details)
+            if isinstance(error, CnnLabError) or config["trainer"].get("detect_anomaly"):
+                raise
+            raise CnnLabError(
+                f"the run failed: {ending['error']}\nIts log: {shorten(run.path / 'train.log')}"
+            ) from error
+        finally:
+            run.update(**ending)
+            if run.rows and run.writes:
+                data_name = run.result["dataset"]["name"]
+                draw_curves(run.rows, run.path / "curves.png", f"{run.result['label']} on {data_name}")
+
+
+def _start_record(run: Run, config: Mapping[str, Any]) -> None:
     versions = {
         "cnn_lab": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": lightning.__version__,
     }
-    try:
-        if run.writes:
-            write_logs(run.path / "train.log")
-        run.write_config(config)
-        run.update(versions=versions)
-    except OSError as error:
-        raise CnnLabError(f"the run directory {run.path} cannot be written: {error.strerror}") from error
-    ending: dict[str, Any] = {"status": "completed"}
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl+C into sys.exit
-        ending = {"status": "interrupted"}
-        screen.show(f"\nInterrupted. What was finished is in {shorten(run.path)}", style="bold yellow")
-        raise SystemExit(EXIT_SIGTERM if isinstance(error, SIGTERMException) else EXIT_SIGINT) from None
-    except Exception as error:
-        ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        log.error("the run failed\n%s", traceback.format_exc())
-        if isinstance(error, CnnLabError) or config["trainer"].get("detect_anomaly"):
-            raise
-        raise CnnLabError(
-            f"the run failed: {ending['error']}\nIts log: {shorten(run.path / 'train.log')}"
-        ) from error
-    finally:
-        run.update(**ending, seconds=round(time.perf_counter() - started, 2))
-        if run.rows and run.writes:
-            data_name = run.result["dataset"]["name"]
-            draw_curves(run.rows, run.path / "curves.png", f"{run.result['label']} on {data_name}")
+    if run.writes:
+        write_logs(run.path / "train.log")
+    run.write_config(config)
+    run.update(versions=versions)
 
 
 def _final_metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,41 @@
+"""Compare runs: a table, a row a setting with its mean and spread over seeds, and a plot."""
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+from cnn_lab.command import run_command
+from cnn_lab.config import PROJECT
+from cnn_lab.report import collect, write_report
+from cnn_lab.runs import STAMP
+from cnn_lab.screen import Screen
+from cnn_lab.sweep import RECORD, find_sweep
+
+OUTPUTS = PROJECT / "outputs"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "directories",
+        nargs="*",
+        type=Path,
+        help="sweeps, runs, or folders of them (default: the latest sweep)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for report.csv, .md and .png (default: the sweep's, else a new one in outputs/reports/)",
+    )
+    arguments = parser.parse_args()
+    directories = [path.absolute() for path in arguments.directories] or [find_sweep(None, OUTPUTS)]
+    records = collect(directories)
+    folder = arguments.output
+    if folder is None and len(directories) == 1 and (directories[0] / RECORD).is_file():
+        folder = directories[0]
+    title = ", ".join(path.name for path in directories)
+    write_report(records, folder or OUTPUTS / "reports" / f"{datetime.now():{STAMP}}", Screen(), title)
+
+
+if __name__ == "__main__":
+    run_command(main)
