@@ -143,11 +143,16 @@ class ImageDataModule(LightningDataModule):
 
     def _load(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader:
         dataset, indices = self._sets[name]
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = BatchIndices(indices, batch_size, shuffle, self.seed)
+        if self.trainer:
+            sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
+            # A run that goes on asks for its first batches before Lightning tells the sampler the epoch.
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return DataLoader(
             dataset,
-            sampler=BatchIndices(indices, batch_size, shuffle, self.seed, rank, world_size),
+            sampler=sampler,
             batch_size=None,  # the sampler gives whole batches, which the dataset fetches in one step
+            generator=torch.Generator(),  # else making a loader changes the numbers that dropout draws
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
