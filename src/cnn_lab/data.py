@@ -75,6 +75,15 @@ class ImageDataModule(LightningDataModule):
         self.sizes: dict[str, int] = {}
         self.sample_reason = ""
         self._sets: dict[str, tuple[TensorDataset, Tensor]] = {}
+        self._epochs_done = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint holds, so that a run goes on with the order of its next epoch."""
+        return {"epochs_done": self.trainer.current_epoch + 1 if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Called by Lightning with what `state_dict` gave."""
+        self._epochs_done = state_dict["epochs_done"]
 
     def prepare_data(self) -> None:
         """Download what is missing. Where that fails, `setup` turns to the sample.
@@ -146,8 +155,7 @@ class ImageDataModule(LightningDataModule):
         sampler = BatchIndices(indices, batch_size, shuffle, self.seed)
         if self.trainer:
             sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
-            # A run that goes on asks for its first batches before Lightning tells the sampler the epoch.
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        sampler.set_epoch(self._epochs_done)  # Lightning asks for a first batch before it sets the epoch
         return DataLoader(
             dataset,
             sampler=sampler,

@@ -90,7 +90,7 @@ class Sweep:
         self.jobs: list[Job] = []
         self.path = Path()
         self._known: dict[str, tuple[Path, str]] = {}
-        self._next_number = 0
+        self._taken: set[int] = set()
 
     def check(self, overrides: Sequence[str]) -> Job:
         """Compose and check the settings of a job."""
@@ -123,7 +123,7 @@ class Sweep:
             self._check_same(read_record(self.path), settings)
             self._known = _find_runs(self.path)
             numbers = (path.name.partition("-")[0] for path in self.path.iterdir())
-            self._next_number = max((int(number) for number in numbers if number.isdigit()), default=-1) + 1
+            self._taken = {int(number) for number in numbers if number.isdigit()}
         record = {"kind": self.kind, "typed": self.typed, "swept": self.swept, "settings": settings}
         replace_file(self.path / RECORD, yaml.safe_dump(record, sort_keys=False))
         (self.path / STOP).unlink(missing_ok=True)
@@ -142,8 +142,9 @@ class Sweep:
         if known and status != "failed":
             job.path, job.done = known, status != "interrupted"
         else:
-            job.path = self.path / f"{self._next_number}-{job.label}"
-            self._next_number += 1
+            number = next(number for number in itertools.count(len(self.jobs)) if number not in self._taken)
+            self._taken.add(number)
+            job.path = self.path / f"{number}-{job.label}"
         self.jobs.append(job)
 
     def run(self, jobs: Sequence[Job]) -> None:
