@@ -38,7 +38,7 @@ def run_job(config: DictConfig) -> None:
 
         callbacks = []
         if "pruner" in hydra.sweeper:
-            from cnn_lab.search import make_pruning
+            from cnn_lab.pruning import make_pruning
 
             callbacks = [make_pruning(hydra.sweeper, run_dir)]
         with take_gpu(settings, hydra.launcher, run_dir.parent) as taken:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from cnn_lab.config import PROJECT
 from cnn_lab.errors import ConfigError
+from cnn_lab.screen import shorten
 
 EXTRAS = {
     "hydra_joblib_launcher": "parallel",
@@ -35,13 +36,18 @@ def check_launcher(launcher: DictConfig, trainer: Mapping[str, Any]) -> None:
     package = _package(launcher)
     if package in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
         raise ConfigError(
-            f"this launcher is not installed; type: pip install -e '{PROJECT}[{EXTRAS[package]}]'"
+            f"the launcher {package.removeprefix('hydra_')} is not installed; {install_hint(EXTRAS[package])}"
         )
     runs_here = package in ("_internal", "hydra_joblib_launcher")
     if runs_here and trainer.get("accelerator") == "gpu":
         from cnn_lab.trainer import choose_hardware
 
         choose_hardware(trainer)
+
+
+def install_hint(extra: str) -> str:
+    """What to type for an extra that is missing."""
+    return f"type: pip install -e '{shorten(PROJECT)}[{extra}]'"
 
 
 def arrange_launcher(launcher: DictConfig, jobs: int, config: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ A job is one run of a sweep. Nothing here imports torch.
 import itertools
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -81,6 +81,7 @@ class Sweep:
         task_function: TaskFunction,
     ) -> None:
         self.kind = kind
+        self.unit = "trials" if kind == "search" else "runs"
         self.swept = list(swept)
         self.typed = list(typed)
         self.config = config
@@ -88,6 +89,7 @@ class Sweep:
         self.task_function = task_function
         self.screen = Screen()
         self.jobs: list[Job] = []
+        self.total = 0
         self.path = Path()
         self._known: dict[str, tuple[Path, str]] = {}
         self._taken: set[int] = set()
@@ -165,36 +167,46 @@ class Sweep:
         overrides = [[*job.overrides, directory, f"hydra.sweep.subdir={job.path.name}"] for job in waiting]
         if arrangement:
             self.screen.show(arrangement)
-        with Watch([(job.path, job.config) for job in waiting], len(self.jobs), self.screen):
+        runs = [(job.path, job.config) for job in waiting]
+        with Watch(runs, len(self.jobs) - len(waiting), self.total, self.screen):
             launcher.launch(overrides, initial_job_idx=0)
 
-    def finish(self) -> None:
-        """Print and write the report.
+    def run_to_end(self, run: Callable[[], None]) -> None:
+        """Do `run`, show what it came to, and, if it was interrupted, how to go on.
 
         Raises:
-            CnnLabError: when a run failed.
+            CnnLabError: when a run of a grid failed.
         """
+        done = sum(job.done for job in self.jobs)
+        going_on = f"; {done} are done already" if done else ""
+        self.screen.show(f"{self.total} {self.unit} in {shorten(self.path)}{going_on}", style="bold")
+        try:
+            run()
+        except (KeyboardInterrupt, SystemExit):
+            self._interrupt()
+            raise
+        self._finish()
+
+    def _finish(self) -> None:
         results = [(job, job.result()) for job in self.jobs]
         failed = [(job, result) for job, result in results if result["status"] == "failed"]
         missing = sum(result["status"] in ("interrupted", "not started") for _, result in results)
         report_sweep(self.path, self.screen)
         if missing or any(not job.error for job, _ in failed):
-            self.screen.show(f"\nGo on with: {self.resume_command()}")
-        if failed:
+            self.screen.show(f"\nGo on with: {self._resume_command()}")
+        if failed and self.kind == "grid":  # a failed trial of a search is one that was not good
             lines = [f"  {shorten(job.path)}: {_first_line(result['error'])}" for job, result in failed]
             rest = f", {missing} did not finish" if missing else ""
             raise CnnLabError("\n".join([f"{len(failed)} of {len(results)} runs failed{rest}:", *lines]))
 
-    def interrupt(self) -> None:
-        """Say what is done and how to go on, after Ctrl+C or a signal."""
+    def _interrupt(self) -> None:
         stop_launched()
         done = sum(job.result()["status"] in ("completed", "pruned") for job in self.jobs)
         report_sweep(self.path, self.screen)
-        self.screen.show(f"\nInterrupted: {done} of {len(self.jobs)} runs are done.", style="bold yellow")
-        self.screen.show(f"Go on with: {self.resume_command()}")
+        self.screen.show(f"\nInterrupted: {done} of {self.total} {self.unit} are done.", style="bold yellow")
+        self.screen.show(f"Go on with: {self._resume_command()}")
 
-    def resume_command(self) -> str:
-        """What to type to go on with this sweep."""
+    def _resume_command(self) -> str:
         kept = [item for item in self.typed if not item.startswith("sweep.resume=")]
         hydra = [item for item in self.config.hydra.overrides.hydra if not item.startswith("hydra.mode=")]
         words = [
@@ -250,20 +262,8 @@ def sweep_grid(
     sweep.open()
     for job in jobs:
         sweep.add(job)
-    run_to_end(sweep, jobs)
-
-
-def run_to_end(sweep: Sweep, jobs: Sequence[Job]) -> None:
-    """Run the jobs and end the sweep as its runs ended."""
-    done = sum(job.done for job in jobs)
-    going_on = f"; {done} are done already" if done else ""
-    sweep.screen.show(f"{len(jobs)} runs in {shorten(sweep.path)}{going_on}", style="bold")
-    try:
-        sweep.run(jobs)
-    except (KeyboardInterrupt, SystemExit):
-        sweep.interrupt()
-        raise
-    sweep.finish()
+    sweep.total = len(jobs)
+    sweep.run_to_end(lambda: sweep.run(jobs))
 
 
 def expand(typed: Sequence[str], context: HydraContext) -> dict[str, list[str]]:

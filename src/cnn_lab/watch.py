@@ -19,13 +19,15 @@ class Watch:
 
     Args:
         runs: the directory of each run and its settings.
-        total: runs of the sweep, also those that are done already.
+        ended, total: runs of the sweep that have ended already, and of all.
     """
 
-    def __init__(self, runs: Sequence[tuple[Path, Mapping[str, Any]]], total: int, screen: Screen) -> None:
+    def __init__(
+        self, runs: Sequence[tuple[Path, Mapping[str, Any]]], ended: int, total: int, screen: Screen
+    ) -> None:
         self.waiting = dict(runs)
+        self.ended = ended
         self.total = total
-        self.ended = total - len(self.waiting)
         self.screen = screen
         self._tasks: dict[Path, Any] = {}
         self._seen = {path: read_status(path, read_result(path)) for path in self.waiting}
