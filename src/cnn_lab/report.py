@@ -110,16 +110,18 @@ def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
     return keys, sorted(groups.values(), key=rank)
 
 
-def report_sweep(sweep: Path, screen: Screen) -> None:
+def report_sweep(sweep: Path, screen: Screen, remarks: Sequence[str] = ()) -> None:
     """Print the report of a sweep and write its files beside the runs; nothing where no run has begun."""
     try:
         records = collect([sweep])
     except ConfigError:
         return
-    write_report(records, sweep, screen, sweep.name)
+    write_report(records, sweep, screen, sweep.name, remarks)
 
 
-def write_report(records: Sequence[Record], folder: Path, screen: Screen, title: str) -> None:
+def write_report(
+    records: Sequence[Record], folder: Path, screen: Screen, title: str, remarks: Sequence[str] = ()
+) -> None:
     """Print the report and write report.csv, report.md and report.png into `folder`."""
     from cnn_lab.figures import draw_report
 
@@ -127,7 +129,7 @@ def write_report(records: Sequence[Record], folder: Path, screen: Screen, title:
     names = shorten_keys(keys)
     head = [*(names[key] for key in keys), *COLUMNS]
     rows = [[*(show(setting.values.get(key)) for key in keys), *_cells(setting)] for setting in settings]
-    remarks = [*judge(settings, names), *_list_unfinished(records)]
+    remarks = [*judge(settings, names), *remarks, *_list_unfinished(records)]
 
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(records, keys, folder / "report.csv")

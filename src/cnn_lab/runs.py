@@ -60,29 +60,6 @@ class Run:
             self.result = {**earlier, **self.result, "started": earlier.get("started", "")}
         self._clock_start = time.perf_counter() - earlier.get("seconds", 0.0)
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Let `is_alive` know of this run until the block, or the process, ends in any way.
-
-        Raises:
-            CnnLabError: when another process trains in this directory, or it cannot be written.
-        """
-        if not self.writes:
-            yield
-            return
-        lock = FileLock(self.path / LOCK, timeout=2)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise CnnLabError(f"{self.path} is in use: another process is training there") from None
-        except OSError as error:
-            raise CnnLabError(f"the run directory {self.path} cannot be written: {error.strerror}") from error
-        try:
-            yield
-        finally:
-            lock.release()
-            (self.path / LOCK).unlink(missing_ok=True)
-
     def keep_epochs(self, count: int) -> None:
         """Drop the rows after the first `count` epochs, which no checkpoint holds."""
         self.rows = self.rows[:count]
@@ -119,6 +96,30 @@ class Run:
             if len(self.rows) == 1:
                 writer.writeheader()
             writer.writerow(self.rows[-1])
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Let `is_alive` know that a directory is in use until the block, or the process, ends in any way.
+
+    Raises:
+        CnnLabError: when another process holds it, or it cannot be written.
+    """
+    if is_helper_process():
+        yield
+        return
+    lock = FileLock(path / LOCK, timeout=2)  # seconds, in which an `is_alive` elsewhere is over
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CnnLabError(f"{path} is in use by another process: wait for it, or stop it first") from None
+    except OSError as error:
+        raise CnnLabError(f"the directory {path} cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        (path / LOCK).unlink(missing_ok=True)
 
 
 def is_helper_process() -> bool:
@@ -246,7 +247,7 @@ def read_status(path: Path, result: Mapping[str, Any]) -> str:
 
 
 def is_alive(path: Path) -> bool:
-    """Whether a process of this machine is training in this directory."""
+    """Whether a process of this machine holds this directory."""
     if not (path / LOCK).exists():
         return False
     try:

@@ -3,6 +3,7 @@
 Importing this imports neither Optuna nor torch.
 """
 
+import importlib.util
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -37,27 +38,27 @@ def search(
     Raises:
         ConfigError: for a search space, sampler or pruner that is none, before anything is written.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise ConfigError(f"hydra/sweeper=optuna needs Optuna; {install_hint('search')}") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, fixed = read_space(parse(typed, context))
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError(f"Optuna is not installed; {install_hint('search')}")
+    overrides = parse(typed, context)
+    space, fixed = read_space(overrides)
+    drawn = {
+        item.get_key_element(): item.get_value_string() for item in overrides if item.is_sweep_override()
+    }
     settings = config.hydra.sweeper
     _build(settings.pruner)
     sampler = _build(settings.sampler)
-    sweep = Sweep("search", list(space), config.hydra.overrides.task, config, context, task_function)
+    sweep = Sweep("search", drawn, config.hydra.overrides.task, config, context, task_function)
     sweep.total = settings.n_trials
     example = sweep.check([*fixed, *_overrides({name: _first(item) for name, item in space.items()})])
     if example.error:
         raise ConfigError(example.error)
     check_launcher(config.hydra.launcher, example.config["trainer"])
-    sweep.open()
-    study = open_study(settings, sweep.path, sampler)
-    _requeue_interrupted(study, sweep)
-    sweep.run_to_end(lambda: _run_trials(study, space, fixed, sweep))
-    for line in _summarize(study, fixed):
-        sweep.screen.show(line)
+    with sweep.open():
+        study = open_study(settings, sweep.path, sampler)
+        _requeue_interrupted(study, sweep)
+        sweep.ended_earlier = _count_finished(study, sweep)
+        sweep.run_to_end(lambda: _run_trials(study, space, fixed, sweep), lambda: _summarize(study, fixed))
 
 
 def read_space(overrides: Sequence[Override]) -> "tuple[dict[str, BaseDistribution], list[str]]":
@@ -89,6 +90,7 @@ def open_study(settings: DictConfig, sweep: Path, sampler: Any = None) -> "Study
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = settings.storage or JournalStorage(JournalFileBackend(str(sweep / STUDY_FILE)))
     name = settings.study_name or sweep.name
     study = optuna.create_study(
@@ -203,9 +205,6 @@ def _summarize(study: "Study", fixed: Sequence[str]) -> list[str]:
         shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         lines.append(f"Importance: {', '.join(f'{key} {share:.0%}' for key, share in shares.items())}")
     best = study.best_trial
-    kept = [item for item in fixed if not item.startswith("search=")]
+    kept = [item for item in fixed if not item.startswith(("search=", "sweep."))]
     command = shlex.join(["python", "scripts/train.py", *kept, *_overrides(best.params)])
-    lines.append(
-        f"Best: {Path(best.user_attrs[RUN]).name}, {best.value:.2%} on validation images. Train it with:"
-    )
-    return [*lines, f"  {command}"]
+    return [*lines, f"Train the best: {command}"]

@@ -3,10 +3,11 @@
 A job is one run of a sweep. Nothing here imports torch.
 """
 
+import contextlib
 import itertools
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from cnn_lab.runs import (
     STAMP,
     clean_label,
     fingerprint,
+    hold,
     make_directory,
     make_label,
     read_result,
@@ -66,7 +68,7 @@ class Sweep:
 
     Args:
         kind: "grid" or "search"; one is not resumed as the other.
-        swept: the keys that vary.
+        swept: the keys that vary; of a search with what each is drawn from.
         typed: the overrides that were typed.
         config: Hydra's composed config, without the values of the keys that vary.
     """
@@ -74,7 +76,7 @@ class Sweep:
     def __init__(
         self,
         kind: str,
-        swept: Sequence[str],
+        swept: Mapping[str, str | None],
         typed: Sequence[str],
         config: DictConfig,
         context: HydraContext,
@@ -82,7 +84,7 @@ class Sweep:
     ) -> None:
         self.kind = kind
         self.unit = "trials" if kind == "search" else "runs"
-        self.swept = list(swept)
+        self.swept = dict(swept)
         self.typed = list(typed)
         self.config = config
         self.context = context
@@ -90,9 +92,11 @@ class Sweep:
         self.screen = Screen()
         self.jobs: list[Job] = []
         self.total = 0
+        self.ended_earlier = 0  # runs that a resumed search does not take up again
         self.path = Path()
         self._known: dict[str, tuple[Path, str]] = {}
         self._taken: set[int] = set()
+        self._arrangement = ""
 
     def check(self, overrides: Sequence[str]) -> Job:
         """Compose and check the settings of a job."""
@@ -108,11 +112,13 @@ class Sweep:
             return Job(list(overrides), label, fingerprint(settings), settings, _first_line(error))
         return Job(list(overrides), label, fingerprint(settings), settings)
 
-    def open(self) -> None:
-        """Make the sweep's directory, or find the one to go on with.
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Make the sweep's directory, or find the one to go on with, and hold it during the block.
 
         Raises:
             ConfigError: when that is none, or one of another kind or with other settings.
+            CnnLabError: when it is in use.
         """
         resume = self.config.sweep.resume
         output_dir = Path(self.config.output_dir).expanduser().absolute()
@@ -123,14 +129,16 @@ class Sweep:
         else:
             self.path = find_sweep(None if resume == "latest" else resume, output_dir)
             self._check_same(read_record(self.path), settings)
+        with hold(self.path):
             self._known = _find_runs(self.path)
             numbers = (path.name.partition("-")[0] for path in self.path.iterdir())
             self._taken = {int(number) for number in numbers if number.isdigit()}
-        record = {"kind": self.kind, "typed": self.typed, "swept": self.swept, "settings": settings}
-        replace_file(self.path / RECORD, yaml.safe_dump(record, sort_keys=False))
-        (self.path / STOP).unlink(missing_ok=True)
-        with read_write(self.config):
-            self.config.hydra.sweep.dir = str(self.path)
+            record = {"kind": self.kind, "typed": self.typed, "swept": self.swept, "settings": settings}
+            replace_file(self.path / RECORD, yaml.safe_dump(record, sort_keys=False))
+            (self.path / STOP).unlink(missing_ok=True)
+            with read_write(self.config):
+                self.config.hydra.sweep.dir = str(self.path)
+            yield
 
     def add(self, job: Job) -> None:
         """Give a job its directory: the one of a run with the same settings, if that is not to be repeated.
@@ -164,20 +172,24 @@ class Sweep:
             hydra_context=self.context, task_function=self.task_function, config=self.config
         )
         directory = f"hydra.sweep.dir={_quote(str(self.path))}"
-        overrides = [[*job.overrides, directory, f"hydra.sweep.subdir={job.path.name}"] for job in waiting]
-        if arrangement:
+        overrides = [
+            [*job.overrides, directory, f"hydra.sweep.subdir={_quote(job.path.name)}"] for job in waiting
+        ]
+        if arrangement != self._arrangement:
             self.screen.show(arrangement)
+            self._arrangement = arrangement
         runs = [(job.path, job.config) for job in waiting]
-        with Watch(runs, len(self.jobs) - len(waiting), self.total, self.screen):
+        ended = self.ended_earlier + len(self.jobs) - len(waiting)
+        with Watch(runs, ended, self.total, self.screen):
             launcher.launch(overrides, initial_job_idx=0)
 
-    def run_to_end(self, run: Callable[[], None]) -> None:
-        """Do `run`, show what it came to, and, if it was interrupted, how to go on.
+    def run_to_end(self, run: Callable[[], None], summarize: Callable[[], list[str]] = list) -> None:
+        """Do `run`, report with what `summarize` adds, and, if it was interrupted, say how to go on.
 
         Raises:
             CnnLabError: when a run of a grid failed.
         """
-        done = sum(job.done for job in self.jobs)
+        done = self.ended_earlier + sum(job.done for job in self.jobs)
         going_on = f"; {done} are done already" if done else ""
         self.screen.show(f"{self.total} {self.unit} in {shorten(self.path)}{going_on}", style="bold")
         try:
@@ -185,13 +197,13 @@ class Sweep:
         except (KeyboardInterrupt, SystemExit):
             self._interrupt()
             raise
-        self._finish()
+        self._finish(summarize())
 
-    def _finish(self) -> None:
+    def _finish(self, remarks: Sequence[str]) -> None:
         results = [(job, job.result()) for job in self.jobs]
         failed = [(job, result) for job, result in results if result["status"] == "failed"]
         missing = sum(result["status"] in ("interrupted", "not started") for _, result in results)
-        report_sweep(self.path, self.screen)
+        report_sweep(self.path, self.screen, remarks)
         if missing or any(not job.error for job, _ in failed):
             self.screen.show(f"\nGo on with: {self._resume_command()}")
         if failed and self.kind == "grid":  # a failed trial of a search is one that was not good
@@ -201,7 +213,9 @@ class Sweep:
 
     def _interrupt(self) -> None:
         stop_launched()
-        done = sum(job.result()["status"] in ("completed", "pruned") for job in self.jobs)
+        done = self.ended_earlier + sum(
+            job.result()["status"] in ("completed", "pruned") for job in self.jobs
+        )
         report_sweep(self.path, self.screen)
         self.screen.show(f"\nInterrupted: {done} of {self.total} {self.unit} are done.", style="bold yellow")
         self.screen.show(f"Go on with: {self._resume_command()}")
@@ -232,6 +246,8 @@ class Sweep:
             )
         earlier = record["settings"]
         vary = {*self.swept, *record["swept"]}
+        if self.kind == "search":  # whose trials can be compared only if all were drawn from the same
+            earlier, settings, vary = {**earlier, **record["swept"]}, {**settings, **self.swept}, set()
         for key in sorted({*earlier, *settings}):
             if any(key == name or key.startswith(f"{name}.") for name in vary):
                 continue
@@ -252,18 +268,18 @@ def sweep_grid(
         CnnLabError: when a run failed.
     """
     choices = expand(typed, context)
-    swept = [key for key, values in choices.items() if len(values) > 1]
+    swept = {key: None for key, values in choices.items() if len(values) > 1}
     sweep = Sweep("grid", swept, config.hydra.overrides.task, config, context, task_function)
     jobs = [sweep.check(overrides) for overrides in itertools.product(*choices.values())]
     good = [job for job in jobs if not job.error]
     if not good:
         raise ConfigError(jobs[0].error)
     check_launcher(config.hydra.launcher, good[0].config["trainer"])
-    sweep.open()
-    for job in jobs:
-        sweep.add(job)
-    sweep.total = len(jobs)
-    sweep.run_to_end(lambda: sweep.run(jobs))
+    with sweep.open():
+        for job in jobs:
+            sweep.add(job)
+        sweep.total = len(jobs)
+        sweep.run_to_end(lambda: sweep.run(jobs))
 
 
 def expand(typed: Sequence[str], context: HydraContext) -> dict[str, list[str]]:
@@ -314,7 +330,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load((path / RECORD).read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, yaml.YAMLError):
-        return {"kind": None, "swept": [], "settings": {}}
+        return {"kind": None, "swept": {}, "settings": {}}
 
 
 def _check_devices(trainer: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from cnn_lab.events import EventLogger, flatten_settings
 from cnn_lab.figures import draw_curves
 from cnn_lab.logs import claim_lightning_logs, write_logs
 from cnn_lab.recorder import Recorder
-from cnn_lab.runs import LAST_CHECKPOINT, Run, fingerprint
+from cnn_lab.runs import LAST_CHECKPOINT, Run, fingerprint, hold
 from cnn_lab.screen import Screen, format_layers, format_result, shorten
 from cnn_lab.trainer import choose_hardware, describe_device, make_trainer, tune_cpu
 
@@ -185,7 +185,7 @@ def _make_early_stopping(config: Mapping[str, Any]) -> list[EarlyStopping]:
 @contextlib.contextmanager
 def _recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[None]:
     """Keep result.json true from the first moment to the last, however the run ends."""
-    with run.hold():
+    with hold(run.path):
         _start_record(run, config)
         ending: dict[str, Any] = {"status": "completed"}
         try:
