@@ -30,7 +30,7 @@ def run_command(main: Callable[[], None]) -> None:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if type(error) is ValueError and not str(error).startswith("Config group override"):
             raise
-        explained = ConfigError(_explain(error))
+        explained = ConfigError(explain(error))
         explained.__cause__ = error
         _end(explained)
     except KeyboardInterrupt:
@@ -44,7 +44,7 @@ def _end(error: CnnLabError) -> None:
     sys.exit(error.exit_code)
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Hydra's and OmegaConf's messages, in the words of this project."""
     cause = error.__cause__ or error.__context__ or error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -65,11 +65,14 @@ def _explain(error: Exception) -> str:
 def _compose_choices() -> DictConfig:
     """The config with the options that were chosen on the command line, and none of its other values."""
     typed = [
-        argument for argument in sys.argv[1:] if argument.partition("=")[0] in GROUPS and "," not in argument
+        argument
+        for argument in sys.argv[1:]
+        if argument.partition("=")[0] in GROUPS or argument.startswith("hydra/")
+        if "," not in argument
     ]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         try:
-            return compose("train", typed)
+            return compose("train", typed, return_hydra_config=True)
         except HydraException:
-            return compose("train")
+            return compose("train", return_hydra_config=True)

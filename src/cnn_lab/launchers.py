@@ -6,6 +6,7 @@ Importing this does not import torch.
 import contextlib
 import importlib.util
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,14 +25,16 @@ EXTRAS = {
     "hydra_ray_launcher": "ray",
     "hydra_submitit_launcher": "slurm",
 }
+RAY_RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}
+CONNECT_SECONDS = 5
 GPU_POLL_SECONDS = 0.5
 
 
-def check_launcher(launcher: DictConfig, trainer: Mapping[str, Any]) -> None:
-    """Refuse at once what every run would fail for.
+def check_launcher(launcher: DictConfig, config: Mapping[str, Any]) -> None:
+    """Refuse at once what every run would fail for. `config` is one run's.
 
     Raises:
-        ConfigError: for a launcher that is not installed, or a GPU that is not here.
+        ConfigError: for a launcher that is not installed, or for more than there is to run on.
     """
     package = _package(launcher)
     if package in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
@@ -39,10 +42,58 @@ def check_launcher(launcher: DictConfig, trainer: Mapping[str, Any]) -> None:
             f"the launcher {package.removeprefix('hydra_')} is not installed; {install_hint(EXTRAS[package])}"
         )
     runs_here = package in ("_internal", "hydra_joblib_launcher")
-    if runs_here and trainer.get("accelerator") == "gpu":
+    if runs_here and config["trainer"].get("accelerator") == "gpu":
         from cnn_lab.trainer import choose_hardware
 
-        choose_hardware(trainer)
+        choose_hardware(config["trainer"])
+    if package == "hydra_joblib_launcher":
+        places, gpus = _count_places(config)
+        if launcher.n_jobs != -1 and launcher.n_jobs < 1:
+            raise ConfigError(
+                f"hydra.launcher.n_jobs={launcher.n_jobs} is out of range: it must be at least 1, or -1"
+            )
+        if gpus and launcher.n_jobs > places:
+            raise ConfigError(
+                f"hydra.launcher.n_jobs={launcher.n_jobs}: the GPUs here have room for {places}; "
+                f"type hydra.launcher.n_jobs={places}, or let more runs share a GPU with sweep.jobs_per_gpu"
+            )
+    if package == "hydra_ray_launcher":
+        _check_ray(launcher)
+
+
+def _check_ray(launcher: DictConfig) -> None:
+    import ray
+
+    if not ray.is_initialized():  # here, since the launcher passes on what a running cluster refuses
+        settings = OmegaConf.to_container(launcher.ray.init, resolve=True)
+        _check_address(settings["address"])
+        try:
+            ray.init(**{key: value for key, value in settings.items() if value is not None})
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"hydra.launcher.ray.init: {error}\nA cluster that asks for a token needs "
+                "RAY_AUTH_MODE=token and its head's token, in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            ) from error
+    for name, resource in RAY_RESOURCES.items():
+        wanted = launcher.ray.remote.get(name) or 0
+        most = max(node.get(resource, 0) for node in _ray_nodes())
+        if wanted > most:
+            raise ConfigError(
+                f"hydra.launcher.ray.remote.{name}={wanted}: no node of the cluster has more than {most:g}"
+            )
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself tries for many minutes."""
+    host, _, port = str(address).rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.launcher.ray.init.address={address}: no Ray cluster answers there ({error})"
+        ) from None
 
 
 def install_hint(extra: str) -> str:
@@ -51,16 +102,13 @@ def install_hint(extra: str) -> str:
 
 
 def arrange_launcher(launcher: DictConfig, jobs: int, config: Mapping[str, Any]) -> str:
-    """Divide what there is among `jobs` runs; returns what was arranged, in words.
-
-    Raises:
-        ConfigError: when a run asks for more than there is.
-    """
+    """Divide what there is among `jobs` runs; returns what was arranged, in words."""
     package = _package(launcher)
     if package == "hydra_joblib_launcher":
         return _arrange_joblib(launcher, jobs, config)
     if package == "hydra_ray_launcher":
-        return _arrange_ray(launcher, jobs)
+        places = sum(_count_ray_places(node, launcher.ray.remote, jobs) for node in _ray_nodes())
+        return f"{min(jobs, places)} side by side on {_count(len(_ray_nodes()), 'Ray node')}"
     if package == "hydra_submitit_launcher":
         threads = os.environ.setdefault("OMP_NUM_THREADS", str(launcher.cpus_per_task))
         return f"submitted as jobs with {_count(int(threads), 'CPU thread')} each"
@@ -70,44 +118,37 @@ def arrange_launcher(launcher: DictConfig, jobs: int, config: Mapping[str, Any])
 def _arrange_joblib(launcher: DictConfig, jobs: int, config: Mapping[str, Any]) -> str:
     import joblib
 
-    cores = joblib.cpu_count()
-    gpus, share = count_gpus(config["trainer"]), config["sweep"]["jobs_per_gpu"]
-    places = gpus * share if gpus else cores
-    if gpus and launcher.n_jobs > places:
-        raise ConfigError(
-            f"hydra.launcher.n_jobs={launcher.n_jobs}: there are {gpus} GPUs, with {share} jobs on each; "
-            f"type hydra.launcher.n_jobs={places}, or have more jobs on each with sweep.jobs_per_gpu"
-        )
+    places, gpus = _count_places(config)
     side_by_side = min(jobs, places if launcher.n_jobs == -1 else launcher.n_jobs)
     with read_write(launcher):
         launcher.n_jobs = side_by_side
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # Hydra has some before a run has its log
-    threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // side_by_side)))
-    devices = f", {_count(gpus, 'GPU')}" if gpus else ""
-    return f"{side_by_side} side by side, {_count(int(threads), 'CPU thread')} each{devices}"
+    cores = str(max(1, joblib.cpu_count() // side_by_side))
+    threads = _count(int(os.environ.setdefault("OMP_NUM_THREADS", cores)), "CPU thread")
+    return f"{side_by_side} side by side, {threads} each" + (f", {_count(gpus, 'GPU')}" if gpus else "")
 
 
-def _arrange_ray(launcher: DictConfig, jobs: int) -> str:
+def _count_places(config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many runs this machine has room for, and its GPUs."""
+    import joblib
+
+    gpus = count_gpus(config["trainer"])
+    return (gpus * config["sweep"]["jobs_per_gpu"] if gpus else joblib.cpu_count()), gpus
+
+
+def _ray_nodes() -> list[dict[str, float]]:
     import ray
 
-    if not ray.is_initialized():  # here, since the launcher passes on what a running cluster refuses
-        settings = OmegaConf.to_container(launcher.ray.init, resolve=True)
-        ray.init(**{key: value for key, value in settings.items() if value is not None})
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    places = [min(jobs, 10**6)] * len(nodes)
-    for name, resource in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
-        wanted = launcher.ray.remote.get(name) or 0
-        if wanted > max(node.get(resource, 0) for node in nodes):
-            most = max(node.get(resource, 0) for node in nodes)
-            raise ConfigError(
-                f"hydra.launcher.ray.remote.{name}={wanted}: no node of the cluster has more than {most:g}"
-            )
-        if wanted:
-            places = [
-                min(place, int(node.get(resource, 0) / wanted + 1e-9))
-                for place, node in zip(places, nodes, strict=True)
-            ]
-    return f"{min(jobs, sum(places))} side by side on {_count(len(nodes), 'Ray node')}"
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _count_ray_places(node: Mapping[str, float], wanted: Mapping[str, Any], jobs: int) -> int:
+    places = [
+        int(node.get(resource, 0) / wanted[name] + 1e-9)
+        for name, resource in RAY_RESOURCES.items()
+        if wanted.get(name)
+    ]
+    return min(places, default=jobs)
 
 
 def stop_launched() -> None:

@@ -8,8 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
 from cnn_lab.errors import RunPruned
-from cnn_lab.runs import read_rows
-from cnn_lab.search import RUN, open_study
+from cnn_lab.search import RUN, open_study, report_epochs
 
 
 class Pruning(Callback):
@@ -39,7 +38,5 @@ def make_pruning(sweeper: DictConfig, run_dir: Path) -> Pruning:
     trials = study.get_trials(deepcopy=False)
     number = next(item for item in reversed(trials) if item.user_attrs.get(RUN) == str(run_dir))
     trial = optuna.trial.Trial(study, number._trial_id)
-    for row in read_rows(run_dir):  # of a run that goes on
-        if row["val/accuracy"] is not None:
-            trial.report(row["val/accuracy"], row["epoch"])
+    report_epochs(trial, run_dir)  # of a run that goes on
     return Pruning(trial)

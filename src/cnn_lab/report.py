@@ -88,7 +88,13 @@ def collect(paths: Iterable[Path]) -> list[Record]:
             found[record.path.parent, name or record.path.name] = record
     if not found:
         raise ConfigError(f"there is no run to report on in {', '.join(map(str, paths))}")
-    return list(found.values())
+    return sorted(found.values(), key=_order)
+
+
+def _order(record: Record) -> tuple[Path, int, str]:
+    """As the runs of a sweep are numbered, and single runs by their time stamp."""
+    number = record.path.name.partition("-")[0]
+    return record.path.parent, int(number) if number.isdigit() else 0, record.path.name
 
 
 def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:

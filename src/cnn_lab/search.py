@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.launchers import check_launcher, install_hint
+from cnn_lab.runs import read_rows
 from cnn_lab.sweep import Job, Sweep, parse
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def search(
     example = sweep.check([*fixed, *_overrides({name: _first(item) for name, item in space.items()})])
     if example.error:
         raise ConfigError(example.error)
-    check_launcher(config.hydra.launcher, example.config["trainer"])
+    check_launcher(config.hydra.launcher, example.config)
     with sweep.open():
         study = open_study(settings, sweep.path, sampler)
         _requeue_interrupted(study, sweep)
@@ -182,6 +183,8 @@ def _count_finished(study: "Study", sweep: Sweep) -> int:
 def _tell(study: "Study", trial: "Trial", job: Job) -> None:
     from optuna.trial import TrialState
 
+    if job.done:  # its run was not started for this trial, so that nothing has told its epochs
+        report_epochs(trial, job.path)
     result = job.result()
     accuracy = (result.get("best") or {}).get("val/accuracy")
     if result["status"] == "pruned":
@@ -190,6 +193,13 @@ def _tell(study: "Study", trial: "Trial", job: Job) -> None:
         study.tell(trial, accuracy)
     else:
         study.tell(trial, state=TrialState.FAIL)
+
+
+def report_epochs(trial: "Trial", run_dir: Path) -> None:
+    """Tell the study the validation accuracy of each epoch that a run has finished."""
+    for row in read_rows(run_dir):
+        if row["val/accuracy"] is not None:
+            trial.report(row["val/accuracy"], row["epoch"])
 
 
 def _summarize(study: "Study", fixed: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from cnn_lab.command import explain
 from cnn_lab.config import check_config, flatten
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.job import STOP, record_failure
@@ -99,17 +100,23 @@ class Sweep:
         self._arrangement = ""
 
     def check(self, overrides: Sequence[str]) -> Job:
-        """Compose and check the settings of a job."""
+        """Compose and check the settings of a job. Settings that make no run are noted in the job.
+
+        Raises:
+            ConfigError: for a key or an option that there is not.
+        """
         label = make_label([item for item in overrides if item.partition("=")[0] in self.swept])
-        settings: Any = {"overrides": list(overrides)}
         try:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-            settings = OmegaConf.to_container(own)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error)) from error
+        own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        settings: Any = OmegaConf.to_container(own)
+        try:
             settings = check_config(own)
             _check_devices(settings["trainer"])
-        except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            return Job(list(overrides), label, fingerprint(settings), settings, _first_line(error))
+        except ConfigError as error:
+            return Job(list(overrides), label, fingerprint(settings), settings, str(error))
         return Job(list(overrides), label, fingerprint(settings), settings)
 
     @contextlib.contextmanager
@@ -182,6 +189,8 @@ class Sweep:
         ended = self.ended_earlier + len(self.jobs) - len(waiting)
         with Watch(runs, ended, self.total, self.screen):
             launcher.launch(overrides, initial_job_idx=0)
+        for job in waiting:
+            self._known[job.fingerprint] = (job.path, job.result()["status"])
 
     def run_to_end(self, run: Callable[[], None], summarize: Callable[[], list[str]] = list) -> None:
         """Do `run`, report with what `summarize` adds, and, if it was interrupted, say how to go on.
@@ -274,7 +283,7 @@ def sweep_grid(
     good = [job for job in jobs if not job.error]
     if not good:
         raise ConfigError(jobs[0].error)
-    check_launcher(config.hydra.launcher, good[0].config["trainer"])
+    check_launcher(config.hydra.launcher, good[0].config)
     with sweep.open():
         for job in jobs:
             sweep.add(job)
