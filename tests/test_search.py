@@ -105,7 +105,7 @@ def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path:
     other = [argument.replace("1e-9", "1e-8") for argument in SEARCH]
     refused = train_command(*other, f"output_dir={tmp_path}", "sweep.resume=latest")
     assert refused.stderr == (
-        f"Error: {sweep} was run with optimizer.lr=tag(log,interval(1e-9,1)), now it is choice(0.01,1e-8): type the same "
+        f"Error: {sweep} was run with optimizer.lr=tag(log,interval(1e-9,1)), now it is tag(log,interval(1e-8,1)): type the same "
         "again, or leave sweep.resume out to start a new sweep\n"
     )
 

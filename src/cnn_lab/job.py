@@ -36,6 +36,8 @@ def run_job(config: DictConfig) -> None:
     try:
         from cnn_lab.training import train
 
+        if not gc.get_freeze_count():
+            gc.freeze()  # what was imported stays, and is not looked through after each run
         callbacks = []
         if "pruner" in hydra.sweeper:
             from cnn_lab.pruning import make_pruning
