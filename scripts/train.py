@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cnn_lab.command import run_command
+from cnn_lab.command import fail, run_command
 from cnn_lab.config import check_config
+from cnn_lab.errors import CnnLabError
 from cnn_lab.job import run_job
 from cnn_lab.runs import STAMP, clean_label, make_label, new_run_directory
 
@@ -20,14 +21,20 @@ def main(config: DictConfig) -> None:
     if hydra_config.mode == RunMode.MULTIRUN:
         run_job(config)
         return
+    try:
+        train_once(config, list(hydra_config.overrides.task))
+    except CnnLabError as error:
+        fail(error)  # here, since Hydra adds a line of its own to what leaves this function
+
+
+def train_once(config: DictConfig, overrides: list[str]) -> None:
+    """Check the settings and train in a new directory."""
     settings = check_config(config)
     from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
 
-    overrides = list(hydra_config.overrides.task)
     label = clean_label(settings["label"] or make_label(overrides))
-    with new_run_directory(
-        Path(settings["output_dir"], "runs"), f"{datetime.now():{STAMP}}-{label}"
-    ) as run_dir:
+    runs = Path(settings["output_dir"], "runs")
+    with new_run_directory(runs, f"{datetime.now():{STAMP}}-{label}") as run_dir:
         train(settings, run_dir, label, overrides)
 
 

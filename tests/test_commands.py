@@ -38,7 +38,7 @@ from conftest import (
 RESULT_KEYS = {
     "status", "error", "label", "overrides", "seed", "dataset", "parameters", "epochs", "steps", "best",
     "test/loss", "test/accuracy", "seconds", "seconds_per_epoch", "samples_per_second", "device", "precision",
-    "versions", "git_commit", "git_dirty", "started",
+    "versions", "git_commit", "git_dirty", "started", "fingerprint",
 }  # fmt: skip
 FILES = {"config.yaml", "metrics.csv", "result.json", "checkpoints", "curves.png", "train.log"}
 
@@ -244,36 +244,6 @@ def test_runs_that_start_together_get_directories_of_their_own(tmp_path: Path) -
     runs = sorted((tmp_path / "runs").iterdir())
     assert len(runs) == 2
     assert [read_result(run)["status"] for run in runs] == ["completed"] * 2
-
-
-def test_a_sweep_gives_readable_runs(tmp_path: Path) -> None:
-    done = train_command(
-        "-m", "model.channels=[8,16],[16,32]", "trainer.max_epochs=1", *FAST, f"output_dir={tmp_path}"
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    (sweep,) = (tmp_path / "sweeps").iterdir()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-channels", sweep.name)
-    runs = sorted(path for path in sweep.iterdir() if path.is_dir())
-    assert [run.name for run in runs] == ["0-channels-8-16", "1-channels-16-32"]
-    assert [read_result(run)["parameters"] for run in runs] == [103_018, 206_922]
-    assert [read_result(run)["status"] for run in runs] == ["completed"] * 2
-
-
-def test_a_run_that_fails_says_why_and_a_sweep_goes_on(tmp_path: Path) -> None:
-    done = train_command(
-        "-m", "trainer.limit_val_batches=0,1", "early_stopping.patience=1", "trainer.max_epochs=1", *FAST,
-        f"output_dir={tmp_path}",
-    )  # fmt: skip
-    assert done.returncode == 1
-    (sweep,) = (tmp_path / "sweeps").iterdir()
-    failed, completed = sorted(path for path in sweep.iterdir() if path.is_dir())
-    reason = "RuntimeError: Early stopping conditioned on metric `val/loss` which is not available."
-    assert done.stderr.startswith(f"Error: the run failed: {reason}")
-    assert done.stderr.endswith(f"Its log: {failed / 'train.log'}\n")
-    assert read_result(failed)["status"] == "failed"
-    assert read_result(failed)["error"].startswith(reason)
-    assert "Traceback (most recent call last)" in (failed / "train.log").read_text()
-    assert read_result(completed)["status"] == "completed"
 
 
 def test_in_a_terminal_there_is_a_bar_with_loss_and_accuracy(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every config file composes and instantiates; every mistake in one gets one message."""
 
+import inspect
 import itertools
 import subprocess
 import sys
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import OmegaConf
 
 from cnn_lab.config import GROUPS, PROJECT, check_config, check_trusted
 from cnn_lab.errors import ConfigError
@@ -19,6 +23,11 @@ OPTIONS = sorted(
     for path in (PROJECT / "conf").glob("*/*.yaml")
     if path.parent.name in GROUPS
 )
+HYDRA = sorted(
+    f"{path.parent.relative_to(PROJECT / 'conf')}={path.stem}"
+    for path in (PROJECT / "conf" / "hydra").rglob("*.yaml")
+)
+SEARCHES = sorted(path.stem for path in (PROJECT / "conf" / "search").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (PROJECT / "conf" / "experiment").glob("*.yaml"))
 TRAINER_FLAGS = [
     "accelerator=cpu", "devices=2", "strategy=ddp", "num_nodes=2", "precision=32-true", "max_epochs=3",
@@ -32,7 +41,7 @@ TRAINER_FLAGS = [
 
 def test_every_config_file_is_reached() -> None:
     files = {path for path in (PROJECT / "conf").rglob("*.yaml") if path.name != "train.yaml"}
-    assert len(files) == len(OPTIONS) + len(EXPERIMENTS) == 18
+    assert len(files) == len(OPTIONS) + len(EXPERIMENTS) + len(HYDRA) + len(SEARCHES) == 37
 
 
 @pytest.mark.parametrize("option", [item for item in OPTIONS if item != "trainer=gpu"])
@@ -51,6 +60,24 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
 def test_trainer_gpu_asks_for_a_gpu() -> None:
     settings = check_config(compose_config("trainer=gpu"))
     assert settings["trainer"]["accelerator"] == "gpu"
+
+
+@pytest.mark.parametrize("option", HYDRA)
+def test_every_sweeper_and_launcher_composes_and_names_what_exists(option: str) -> None:
+    group, _, _ = option.partition("=")
+    overrides = ["hydra/sweeper=optuna", option] if group.startswith("hydra/sweeper/") else [option]
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        config = compose("train", overrides, return_hydra_config=True)
+    node = OmegaConf.to_container(OmegaConf.select(config, group.replace("/", ".")), resolve=True)
+    target = get_class(node["_target_"])
+    accepted = inspect.signature(target.__init__).parameters
+    if not any(item.kind is inspect.Parameter.VAR_KEYWORD for item in accepted.values()):
+        assert {key for key in node if key not in ("_target_", "_recursive_")} <= set(accepted)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_search_composes(name: str) -> None:
+    check_config(compose_config(f"search={name}"))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -90,13 +117,14 @@ def test_the_usual_trainer_flags_need_no_plus(flag: str) -> None:
 
 def test_every_name_of_the_config_has_the_same_meaning_everywhere() -> None:
     folders = {path.name for path in (PROJECT / "conf").iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "experiment"}
+    assert folders == {*GROUPS, "experiment", "search", "hydra"}
     assert set(GROUPS) <= set(check_config(compose_config()))
 
 
 CNN_NAMES = "activation, channels, dropout, hidden, kernel_sizes, norm, paddings, pool, strides"
 TOP_NAMES = (
-    "data, model, optimizer, scheduler, trainer, seed, label, label_smoothing, early_stopping, output_dir"
+    "data, model, optimizer, scheduler, trainer, seed, label, label_smoothing, early_stopping, sweep, "
+    "output_dir"
 )
 ADAM_NAMES = (
     "amsgrad, betas, capturable, decoupled_weight_decay, differentiable, eps, foreach, fused, lr, maximize, "
@@ -154,7 +182,10 @@ MISTAKES = {
     "optimizer=adamm": (
         "optimizer=adamm is not an option; did you mean 'adam'? (there are adam, adamw, rmsprop, sgd)"
     ),
-    "experiment=articel": "experiment=articel is not an option; did you mean 'article'? (there are article)",
+    "experiment=articel": (
+        "experiment=articel is not an option; did you mean 'article'? (there are article, channel_widths, dropout, "
+        "kernel_sizes, optimizers)"
+    ),
     "scheduler=plateau data.val_size=0": (
         "scheduler.monitor=val/loss needs validation images, and data.val_size=0 keeps none; "
         "type data.val_size=5000 or scheduler.monitor=train/loss"

@@ -1,6 +1,7 @@
 """Everything that README shows is run."""
 
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -23,16 +24,19 @@ TRAIN = [line.partition("scripts/train.py")[2].split() for line in COMMANDS if "
 EVALUATE = [
     line.partition("scripts/evaluate.py")[2].split() for line in COMMANDS if "scripts/evaluate.py" in line
 ]
+REPORT = [line for line in COMMANDS if "scripts/report.py" in line]
 SMALL = [
     "data.root=null",
     "trainer.limit_train_batches=1",
     "trainer.limit_val_batches=1",
     "trainer.accelerator=cpu",
 ]
+RUNS = {"seed=0,1,2": 3, "seed=0,1": 2, "model.channels=[8,16],[16,32]": 2, "model.dropout=0,0.5": 2}
+RUNS |= {"search=cnn": 3, "experiment=channel_widths": 12}
 
 
 def test_the_commands_are_found() -> None:
-    assert (len(TRAIN), len(EVALUATE), len(COMMANDS)) == (9, 2, 13)
+    assert (len(TRAIN), len(EVALUATE), len(REPORT), len(COMMANDS)) == (12, 2, 1, 17)
     assert COMMANDS[0].endswith(".venv/bin/python scripts/train.py")
     assert COMMANDS[1].endswith("/pytest")
     assert "grep -m 1 -- '/pytest$' README.md" in (PROJECT / ".ci" / "run").read_text()
@@ -41,12 +45,21 @@ def test_the_commands_are_found() -> None:
 @pytest.mark.parametrize("arguments", TRAIN, ids=" ".join)
 def test_every_training_command_runs(arguments: list[str], tmp_path: Path) -> None:
     quick = [] if arguments == ["--help"] else [*SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path}"]
-    done = train_command(*arguments, *quick)
+    if "search=cnn" in arguments:
+        quick.append("hydra.sweeper.n_trials=3")
+    done = train_command(*arguments, *quick, no_proxy="*")
     assert (done.returncode, done.stderr) == (0, "")
     if quick:
         results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
         assert [result["status"] for result in results] == ["completed"] * len(results)
-        assert len(results) == (6 if "seed=0,1,2" in arguments else 2 if "-m" in arguments else 1)
+        assert len(results) == math.prod(RUNS.get(argument, 1) for argument in arguments)
+
+
+def test_the_report_command_runs(trained: TrainedRun, tmp_path: Path) -> None:
+    (command,) = REPORT
+    assert command == "python scripts/report.py"
+    done = run_script("report.py", str(trained.output_dir), "--output", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", EVALUATE, ids=" ".join)
@@ -104,7 +117,7 @@ def test_its_tables_name_what_there_is() -> None:
             assert sorted(re.findall(r"`(\w+)`", options)) == sorted(
                 path.stem for path in folder.glob("*.yaml")
             )
-    modules = {path.name for path in (PROJECT / "src" / "cnn_lab").glob("*.py")} - {
+    modules = {path.name for path in (PROJECT / "src").rglob("*.py")} - {
         "__init__.py",
         "errors.py",
     }
@@ -117,11 +130,24 @@ def test_its_numbers_for_the_article_are_those_of_the_experiment() -> None:
     assert f"{score[0]} ± {score[1]}" in TEXT
 
 
+def test_its_numbers_for_the_ready_made_sweeps_are_those_of_the_experiments() -> None:
+    rows = re.findall(
+        r"^\| `python scripts/train.py experiment=(\w+)` \| (.*) \| (\d+) \|$", TEXT, re.MULTILINE
+    )
+    assert {name for name, _, _ in rows} == {"channel_widths", "kernel_sizes", "dropout", "optimizers"}
+    for name, scores, minutes in rows:
+        header = (PROJECT / "conf" / "experiment" / f"{name}.yaml").read_text()
+        listed = re.search(r"% test accuracy: (.*)\.$", header, re.MULTILINE)[1].split(", ")
+        shown = [float(score) for score in re.findall(r"([\d.]+) ±", scores)]
+        assert sorted(f"{score:.1f}" for score in shown) == sorted(listed)
+        assert f"Takes {minutes} minutes" in header
+
+
 def test_the_packages_it_needs_are_declared() -> None:
     imported = set()
     for path in [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "scripts").glob("*.py")]:
         imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
     declared = (PROJECT / "pyproject.toml").read_text()
     distributions = {"hydra": "hydra-core", "yaml": "pyyaml"}
-    third_party = imported - set(sys.stdlib_module_names) - {"cnn_lab"}
+    third_party = imported - set(sys.stdlib_module_names) - {"cnn_lab", "hydra_plugins"}
     assert {name for name in third_party if f'"{distributions.get(name, name)}' not in declared} == set()

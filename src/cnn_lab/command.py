@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -26,18 +27,19 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except CnnLabError as error:
-        _end(error)
+        fail(error)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if type(error) is ValueError and not str(error).startswith("Config group override"):
             raise
         explained = ConfigError(explain(error))
         explained.__cause__ = error
-        _end(explained)
+        fail(explained)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _end(error: CnnLabError) -> None:
+def fail(error: CnnLabError) -> NoReturn:
+    """Print an error's message and exit with its code."""
     if TRACEBACK_ASKED_FOR:
         traceback.print_exception(error)
     sys.stderr.write(f"Error: {error}\n")

@@ -135,7 +135,7 @@ def write_report(
     names = shorten_keys(keys)
     head = [*(names[key] for key in keys), *COLUMNS]
     rows = [[*(show(setting.values.get(key)) for key in keys), *_cells(setting)] for setting in settings]
-    remarks = [*judge(settings, names), *remarks, *_list_unfinished(records)]
+    remarks = [*judge(settings, names), *_name_data(records), *remarks, *_list_unfinished(records)]
 
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(records, keys, folder / "report.csv")
@@ -250,6 +250,12 @@ def _find_differences(flats: Sequence[Mapping[str, Any]]) -> list[str]:
         if any(len(values) > 1 for values in seen.values()):
             varying.append(key)
     return varying
+
+
+def _name_data(records: Sequence[Record]) -> list[str]:
+    """What was trained on, where it is not all of MNIST for all."""
+    found = sorted({record.result["dataset"]["name"] for record in records if "dataset" in record.result})
+    return [] if found in ([], ["MNIST"]) else [f"Trained on: {', '.join(found)}."]
 
 
 def _list_unfinished(records: Sequence[Record]) -> list[str]:

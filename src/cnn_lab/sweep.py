@@ -165,7 +165,11 @@ class Sweep:
         self.jobs.append(job)
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Launch those of the jobs that are not done, and show them."""
+        """Launch those of the jobs that are not done, and show them.
+
+        Raises:
+            CnnLabError: when the launcher, not a run, failed.
+        """
         for job in jobs:
             if job.error:
                 record_failure(job.path, job.overrides, job.config, job.error)
@@ -188,7 +192,13 @@ class Sweep:
         runs = [(job.path, job.config) for job in waiting]
         ended = self.ended_earlier + len(self.jobs) - len(waiting)
         with Watch(runs, ended, self.total, self.screen):
-            launcher.launch(overrides, initial_job_idx=0)
+            try:
+                launcher.launch(overrides, initial_job_idx=0)
+            except Exception as error:  # a process that the system killed, a cluster that went away
+                reason = f"{type(error).__name__}: {_first_line(error)}"
+                raise CnnLabError(
+                    f"the launcher failed: {reason}\nGo on with: {self._resume_command()}"
+                ) from error
         for job in waiting:
             self._known[job.fingerprint] = (job.path, job.result()["status"])
 
