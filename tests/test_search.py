@@ -19,7 +19,7 @@ from test_sweeps import only_sweep, read_runs, stop_sweep
 SEARCH = [
     "-m", "hydra/sweeper=optuna", "data=sample", "trainer.accelerator=cpu", "model.channels=[4]", "model.hidden=[8]",
     "model.dropout=0", "optimizer.lr=tag(log,interval(1e-9,1))", "trainer.max_epochs=4", "hydra.sweeper.n_trials=6",
-    "hydra.sweeper.sampler.n_startup_trials=20", "hydra.sweeper.pruner.n_startup_trials=1",
+    "hydra.sweeper.sampler.n_startup_trials=20", "hydra.sweeper.pruner.n_startup_trials=1", "hydra/sweeper/pruner=median",
 ]  # fmt: skip
 
 

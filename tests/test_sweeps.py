@@ -345,7 +345,7 @@ MISTAKES = {
         "n_startup_trials, seed)"
     ),
     ("model.dropout=0.1,0.2", "hydra/sweeper=optuna", "+hydra.sweeper.pruner.x=1"): (
-        "hydra.sweeper: MedianPruner.__init__() got an unexpected keyword argument 'x'"
+        "hydra.sweeper: PercentilePruner.__init__() got an unexpected keyword argument 'x'"
     ),
 }
 

@@ -184,9 +184,15 @@ def take_gpu(settings: dict[str, Any], launcher: Mapping[str, Any], sweep: Path)
     while True:
         for gpu, place in places:
             lock = FileLock(sweep / f".gpu{gpu}-{place}.lock", timeout=0)
-            with contextlib.suppress(Timeout), lock:
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            try:
                 yield {**settings, "trainer": {**settings["trainer"], "devices": [gpu]}}
-                return
+            finally:
+                lock.release()
+            return
         time.sleep(GPU_POLL_SECONDS)
 
 

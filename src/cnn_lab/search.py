@@ -51,10 +51,10 @@ def search(
     sampler = _build(settings.sampler)
     sweep = Sweep("search", drawn, config.hydra.overrides.task, config, context, task_function)
     sweep.total = settings.n_trials
-    example = sweep.check([*fixed, *_overrides({name: _first(item) for name, item in space.items()})])
-    if example.error:
-        raise ConfigError(example.error)
-    check_launcher(config.hydra.launcher, example.config)
+    corners = [sweep.check([*fixed, *_overrides(params)]) for params in _find_corners(space)]
+    if all(job.error for job in corners):
+        raise ConfigError(corners[0].error)
+    check_launcher(config.hydra.launcher, next(job.config for job in corners if not job.error))
     with sweep.open():
         study = open_study(settings, sweep.path, sampler)
         _requeue_interrupted(study, sweep)
@@ -123,8 +123,13 @@ def _make_distribution(override: Override) -> "BaseDistribution":
         raise ConfigError(f"{override.input_line} is no search space: {error}") from error
 
 
-def _first(distribution: "BaseDistribution") -> Any:
-    return distribution.choices[0] if hasattr(distribution, "choices") else distribution.low
+def _find_corners(space: "Mapping[str, BaseDistribution]") -> list[dict[str, Any]]:
+    """Two examples of a trial: the first, or lowest, value of each key, and the last, or highest."""
+    ends = [
+        (item.choices[0], item.choices[-1]) if hasattr(item, "choices") else (item.low, item.high)
+        for item in space.values()
+    ]
+    return [dict(zip(space, values, strict=True)) for values in zip(*ends, strict=True)]
 
 
 def _overrides(params: Mapping[str, Any]) -> list[str]:
