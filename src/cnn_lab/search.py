@@ -208,7 +208,7 @@ def report_epochs(trial: "Trial", run_dir: Path) -> None:
 
 
 def _summarize(study: "Study", fixed: Sequence[str]) -> list[str]:
-    """What the trials say: how much each key matters (PED-ANOVA, Watanabe et al. 2023), and the best command."""
+    """How much each key matters (PED-ANOVA, Watanabe et al. 2023), and the command for the best trial."""
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
 
@@ -217,7 +217,7 @@ def _summarize(study: "Study", fixed: Sequence[str]) -> list[str]:
         return ["No trial was completed, so there is no best one."]
     lines = []
     if len(done) > 1 and len({trial.value for trial in done}) > 1:
-        # What sets the best quarter apart from all; the default, a tenth, is a trial or two of a short search.
+        # What sets the best quarter apart from all; the default tenth is a trial or two of a short search.
         evaluator = PedAnovaImportanceEvaluator(target_quantile=0.25)
         shares = get_param_importances(study, evaluator=evaluator)
         lines.append(f"Importance: {', '.join(f'{key} {share:.0%}' for key, share in shares.items())}")
