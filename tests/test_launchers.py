@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from submitit.slurm.slurm import SlurmExecutor
 
 from cnn_lab.config import PROJECT
-from cnn_lab.launchers import take_gpu
+from cnn_lab.errors import ConfigError
+from cnn_lab.launchers import check_launcher, take_gpu
 from conftest import read_result, train_command
 
 SMALL = [
@@ -72,6 +74,21 @@ def test_gpus_are_dealt_out_one_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(take_gpu(shared, launcher, tmp_path)) for _ in range(4)]
         assert [run["trainer"]["devices"] for run in taken] == [[0], [1], [0], [1]]
+
+
+def test_more_runs_at_once_than_the_gpus_take_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnn_lab.launchers.count_gpus", lambda trainer: 2)
+    launcher = OmegaConf.create(
+        {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": 3}
+    )
+    config: dict[str, Any] = {"trainer": {"accelerator": "auto"}, "sweep": {"jobs_per_gpu": 1}}
+    message = (
+        "hydra.launcher.n_jobs=3: the GPUs here have room for 2; type hydra.launcher.n_jobs=2, or let more runs "
+        "share a GPU with sweep.jobs_per_gpu"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        check_launcher(launcher, config)
+    check_launcher(launcher, {**config, "sweep": {"jobs_per_gpu": 2}})
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from cnn_lab.classifier import ImageClassifier, LossAndAccuracy
 from cnn_lab.config import PROJECT, check_config
+from cnn_lab.events import flatten_settings
 from cnn_lab.training import build
 from conftest import compose_config
 
@@ -111,3 +112,29 @@ def test_the_network_imports_no_lightning() -> None:
     code = "import sys, cnn_lab.model; assert not {'lightning', 'hydra', 'torchmetrics'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_hparams_has_the_same_columns_for_every_run() -> None:
+    columns = [
+        {
+            name: type(value)
+            for name, value in flatten_settings(check_config(compose_config(*typed)), 1).items()
+        }
+        for typed in (
+            ["model.channels=[4]"],
+            ["model=lenet", "optimizer=sgd", "scheduler=cosine"],
+            [
+                "model.channels=[4,8,8,8]",
+                "model.kernel_sizes=[3,3,3,1]",
+                "optimizer=rmsprop",
+                "model.norm=batch",
+            ],
+        )
+    ]
+    assert columns[0] == columns[1] == columns[2]
+    assert set(columns[0].values()) <= {int, float, str}
+    settings = flatten_settings(
+        check_config(compose_config("model.channels=[4,8]", "model.kernel_sizes=5")), 7
+    )
+    assert [settings[f"channels.{block}"] for block in range(4)] == [4, 8, 0, 0]
+    assert [settings[f"kernel_sizes.{block}"] for block in range(4)] == [5, 5, 0, 0]
