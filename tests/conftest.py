@@ -1,7 +1,9 @@
 """What the tests share: the user's commands, without network, and runs that several tests look at."""
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +42,17 @@ def run_script(name: str, *arguments: str, cwd: Path = PROJECT, **environment: s
         capture_output=True,
         text=True,
         timeout=120,
+    )
+
+
+def start_script(name: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start a script as from a terminal, where Ctrl+C works, also if what runs the tests ignores it."""
+    return subprocess.Popen(
+        [sys.executable, str(PROJECT / "scripts" / name), *arguments],
+        env={**os.environ, **ENVIRONMENT},
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        text=True,
+        **options,
     )
 
 

@@ -32,6 +32,7 @@ from conftest import (
     only_run,
     read_result,
     run_script,
+    start_script,
     train_command,
 )
 
@@ -49,8 +50,7 @@ def read_rows(run: Path) -> list[dict[str, str]]:
 
 
 def start_training(output_dir: Path, *arguments: str, **options: Any) -> subprocess.Popen:
-    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), f"output_dir={output_dir}", *arguments]
-    return subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, **options)
+    return start_script("train.py", f"output_dir={output_dir}", *arguments, **options)
 
 
 def test_the_screen_shows_what_a_user_needs_and_nothing_else(trained: TrainedRun) -> None:
@@ -285,7 +285,7 @@ def test_a_stopped_run_has_all_its_finished_epochs(
     tmp_path: Path, number: int, code: int, status: str
 ) -> None:
     arguments = ["data=sample", "trainer.accelerator=cpu", "trainer.max_epochs=10000", "model.channels=[4]"]
-    with start_training(tmp_path, *arguments, stdout=subprocess.PIPE, text=True) as process:
+    with start_training(tmp_path, *arguments, stdout=subprocess.PIPE) as process:
         assert process.stdout
         for line in process.stdout:
             if line.strip().startswith("3/10000"):

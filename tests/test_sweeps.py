@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cnn_lab.config import PROJECT
-from conftest import ENVIRONMENT, FAST, only_run, read_result, train_command
+from conftest import ENVIRONMENT, FAST, only_run, read_result, start_script, train_command
 
 SMALL = ["data=sample", "trainer.accelerator=cpu", "model.hidden=[8]"]
 
@@ -43,22 +43,20 @@ def stop_sweep(
     number: int, ready: Callable[[dict[str, dict[str, Any]]], bool], output_dir: Path, *arguments: str
 ) -> tuple[int, str]:
     """Start a sweep in a process group of its own, and send that the signal once its runs are `ready`."""
-    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), *arguments, f"output_dir={output_dir}"]
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **ENVIRONMENT},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_script(
+        "train.py", *arguments, f"output_dir={output_dir}",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and process.poll() is None:
         if any(ready(read_runs(sweep)) for sweep in (output_dir / "sweeps").glob("*")):
             break
         time.sleep(0.05)
     os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=60)
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     return process.returncode, output
 
 
@@ -258,8 +256,7 @@ def test_an_interrupted_sweep_says_what_is_done_and_how_to_go_on(tmp_path: Path)
 
 def test_a_sweep_that_is_running_cannot_be_resumed(tmp_path: Path) -> None:
     arguments = ["-m", *SMALL, "seed=0,1", "trainer.max_epochs=1000", f"output_dir={tmp_path}"]
-    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), *arguments]
-    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.DEVNULL) as process:
+    with start_script("train.py", *arguments, stdout=subprocess.DEVNULL) as process:
         while not list(tmp_path.glob("sweeps/*/.lock")):
             time.sleep(0.1)
         done = train_command(*arguments, "sweep.resume=latest")

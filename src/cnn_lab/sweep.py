@@ -289,7 +289,8 @@ def sweep_grid(
     choices = expand(typed, context)
     swept = {key: None for key, values in choices.items() if len(values) > 1}
     sweep = Sweep("grid", swept, config.hydra.overrides.task, config, context, task_function)
-    jobs = [sweep.check(overrides) for overrides in itertools.product(*choices.values())]
+    with sweep.screen.console.status("checking the settings of all runs"):
+        jobs = [sweep.check(overrides) for overrides in itertools.product(*choices.values())]
     good = [job for job in jobs if not job.error]
     if not good:
         raise ConfigError(jobs[0].error)
