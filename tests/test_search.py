@@ -100,8 +100,11 @@ def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path:
     assert command
     assert f"optimizer.lr={best.params['optimizer.lr']:.4g}" in command[1]
     assert command[1] in (sweep / "report.md").read_text()
-    alone = train_command(*shlex.split(command[1]), f"output_dir={tmp_path}/best", "trainer.max_epochs=1")
-    assert alone.returncode == 0, alone.stderr
+    composed = train_command(*shlex.split(command[1]), "--cfg", "job")
+    assert (composed.returncode, composed.stderr) == (0, "")
+    shown = re.search(r"^  lr: (\S+)$", composed.stdout, re.MULTILINE)
+    assert shown
+    assert float(shown[1]) == pytest.approx(best.params["optimizer.lr"], rel=1e-3)
     other = [argument.replace("1e-9", "1e-8") for argument in SEARCH]
     refused = train_command(*other, f"output_dir={tmp_path}", "sweep.resume=latest")
     assert refused.stderr == (

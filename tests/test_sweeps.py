@@ -180,7 +180,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 from cnn_lab.config import PROJECT
 from cnn_lab.job import run_job
-for number in range(12):
+for number in range(8):
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         config = compose("train", ["data=sample", "model.hidden=[4000]", "trainer.accelerator=cpu",
             "early_stopping.patience=1", "trainer.limit_val_batches=0", "trainer.limit_train_batches=1",
@@ -191,7 +191,7 @@ for number in range(12):
         config.hydra.runtime.output_dir = str(folder)
     HydraConfig.instance().set_config(config)
     run_job(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
-    if number in (3, 11):
+    if number in (1, 7):
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
 """
     done = subprocess.run(
@@ -201,18 +201,18 @@ for number in range(12):
     assert done.returncode == 0, done.stderr
     early, late = map(int, done.stdout.split())
     one_network = 4000 * 3136 * 4 // 10**6
-    assert late - early < 3 * one_network  # megabytes; held, the eight networks and their moments are more
+    assert late - early < 3 * one_network  # megabytes; held, the six networks and their moments are more
     assert {read_result(path.parent)["status"] for path in tmp_path.glob("*/result.json")} == {"failed"}
 
 
 def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    arguments = ["-m", *SMALL, "model.channels=[4]", "seed=0,1,2", "trainer.max_epochs=5"]
-    code, _ = stop_sweep(signal.SIGKILL, second_has_an_epoch, tmp_path, *arguments)
+    arguments = ["-m", *SMALL, "model.channels=[4]", "trainer.max_epochs=4"]
+    code, _ = stop_sweep(signal.SIGKILL, second_has_an_epoch, tmp_path, *arguments, "seed=0,1")
     sweep = only_sweep(tmp_path)
     assert code == -signal.SIGKILL
     assert [run["status"] for run in read_runs(sweep).values()] == ["completed", "running"]
     first = (sweep / "0-seed-0" / "result.json").read_bytes()
-    done = train_command(*arguments, f"output_dir={tmp_path}", "sweep.resume=latest")
+    done = train_command(*arguments, "seed=0,1,2", f"output_dir={tmp_path}", "sweep.resume=latest")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"3 runs in {sweep}; 1 are done already" in done.stdout
     runs = read_runs(sweep)
@@ -220,7 +220,7 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert [run["status"] for run in runs.values()] == ["completed"] * 3
     assert (sweep / "0-seed-0" / "result.json").read_bytes() == first
     alone = train_command(
-        *SMALL, "model.channels=[4]", "seed=1", "trainer.max_epochs=5", f"output_dir={tmp_path}"
+        *SMALL, "model.channels=[4]", "seed=1", "trainer.max_epochs=4", f"output_dir={tmp_path}"
     )
     assert alone.returncode == 0, alone.stderr
     assert read_numbers(sweep / "1-seed-1") == read_numbers(only_run(tmp_path))
@@ -229,10 +229,6 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
         for run in (sweep / "1-seed-1", only_run(tmp_path))
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    more = train_command(*arguments, "seed=0,1,2,3", f"output_dir={tmp_path}", f"sweep.resume={sweep}")
-    assert "4 runs in" in more.stdout
-    assert "; 3 are done already" in more.stdout
-    assert list(read_runs(sweep))[-1] == "3-seed-3"
 
 
 def test_an_interrupted_sweep_says_what_is_done_and_how_to_go_on(tmp_path: Path) -> None:
