@@ -74,6 +74,12 @@ def test_every_evaluation_command_runs(arguments: list[str], trained: TrainedRun
     assert "accuracy" in done.stdout
 
 
+def test_the_benchmark_of_sweeps_starts() -> None:
+    assert "`python benchmarks/sweeps.py`" in TEXT
+    command = [sys.executable, str(PROJECT / "benchmarks" / "sweeps.py"), "--help"]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
 def test_the_benchmark_starts_and_names_its_contenders() -> None:
     assert "`python benchmarks/speed.py`" in TEXT
     command = [sys.executable, str(PROJECT / "benchmarks" / "speed.py"), "--help"]
