@@ -36,7 +36,7 @@ def make_pruning(sweeper: DictConfig, run_dir: Path) -> Pruning:
     """The callback for the trial whose run goes into `run_dir`."""
     study = open_study(sweeper, run_dir.parent)
     trials = study.get_trials(deepcopy=False)
-    number = next(item for item in reversed(trials) if item.user_attrs.get(RUN) == str(run_dir))
-    trial = optuna.trial.Trial(study, number._trial_id)
+    frozen = next(item for item in reversed(trials) if item.user_attrs.get(RUN) == str(run_dir))
+    trial = optuna.trial.Trial(study, frozen._trial_id)
     report_epochs(trial, run_dir)  # of a run that goes on
     return Pruning(trial)
