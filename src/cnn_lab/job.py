@@ -36,8 +36,7 @@ def run_job(config: DictConfig) -> None:
     try:
         from cnn_lab.training import train
 
-        if not gc.get_freeze_count():
-            gc.freeze()  # what was imported stays, and is not looked through after each run
+        gc.freeze()  # what is here already is not looked through when the run's own is collected
         callbacks = []
         if "pruner" in hydra.sweeper:
             from cnn_lab.pruning import make_pruning
@@ -54,6 +53,7 @@ def run_job(config: DictConfig) -> None:
         if settings["sweep"]["fail_fast"]:
             (run_dir.parent / STOP).touch()
     gc.collect()  # a failed run's traceback and Lightning's cycles hold its network and its device memory
+    gc.unfreeze()
 
 
 def record_failure(
