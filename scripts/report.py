@@ -7,9 +7,9 @@ from pathlib import Path
 from cnn_lab.command import run_command
 from cnn_lab.config import PROJECT
 from cnn_lab.report import collect, write_report
-from cnn_lab.runs import STAMP
+from cnn_lab.runs import STAMP, SWEEP_RECORD
 from cnn_lab.screen import Screen
-from cnn_lab.sweep import RECORD, find_sweep
+from cnn_lab.sweep import find_sweep
 
 OUTPUTS = PROJECT / "outputs"
 
@@ -31,7 +31,7 @@ def main() -> None:
     directories = [path.absolute() for path in arguments.directories] or [find_sweep(None, OUTPUTS)]
     records = collect(directories)
     folder = arguments.output
-    if folder is None and len(directories) == 1 and (directories[0] / RECORD).is_file():
+    if folder is None and len(directories) == 1 and (directories[0] / SWEEP_RECORD).is_file():
         folder = directories[0]
     title = ", ".join(path.name for path in directories)
     write_report(records, folder or OUTPUTS / "reports" / f"{datetime.now():{STAMP}}", Screen(), title)

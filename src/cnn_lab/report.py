@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cnn_lab.config import flatten
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs import read_result, read_status
+from cnn_lab.runs import SWEEP_RECORD, read_result, read_status
 from cnn_lab.screen import Screen, shorten
 
 # Where a run went, and on what; a difference in these is none between settings.
@@ -84,7 +84,7 @@ def collect(paths: Iterable[Path]) -> list[Record]:
             (_read(file.parent) for file in files), key=lambda item: item.result.get("started", "")
         )
         for record in records:
-            name = record.result.get("fingerprint") if (record.path.parent / "sweep.yaml").exists() else None
+            name = record.result.get("fingerprint") if (record.path.parent / SWEEP_RECORD).exists() else None
             found[record.path.parent, name or record.path.name] = record
     if not found:
         raise ConfigError(f"there is no run to report on in {', '.join(map(str, paths))}")

@@ -28,6 +28,7 @@ STAMP = "%Y-%m-%d_%H-%M-%S"
 LABEL_LENGTH = 80
 RUN_DIR_VARIABLE = "CNN_LAB_RUN_DIR"
 LOCK = ".lock"
+SWEEP_RECORD = "sweep.yaml"  # in the directory of a sweep, and of nothing else
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 NO_SETTINGS = ("label", "output_dir", "sweep")  # say where a run goes and what it is called, not what it is
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")

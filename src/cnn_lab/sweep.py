@@ -31,6 +31,7 @@ from cnn_lab.report import report_sweep
 from cnn_lab.runs import (
     NO_SETTINGS,
     STAMP,
+    SWEEP_RECORD,
     clean_label,
     fingerprint,
     hold,
@@ -42,8 +43,6 @@ from cnn_lab.runs import (
 )
 from cnn_lab.screen import Screen, shorten
 from cnn_lab.watch import Watch
-
-RECORD = "sweep.yaml"
 
 
 @dataclass
@@ -112,12 +111,13 @@ class Sweep:
             raise ConfigError(explain(error)) from error
         own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
         settings: Any = OmegaConf.to_container(own)
+        refusal = ""
         try:
             settings = check_config(own)
             _check_devices(settings["trainer"])
         except ConfigError as error:
-            return Job(list(overrides), label, fingerprint(settings), settings, str(error))
-        return Job(list(overrides), label, fingerprint(settings), settings)
+            refusal = str(error)
+        return Job(list(overrides), label, fingerprint(settings), settings, refusal)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -141,7 +141,7 @@ class Sweep:
             numbers = (path.name.partition("-")[0] for path in self.path.iterdir())
             self._taken = {int(number) for number in numbers if number.isdigit()}
             record = {"kind": self.kind, "typed": self.typed, "swept": self.swept, "settings": settings}
-            replace_file(self.path / RECORD, yaml.safe_dump(record, sort_keys=False))
+            replace_file(self.path / SWEEP_RECORD, yaml.safe_dump(record, sort_keys=False))
             (self.path / STOP).unlink(missing_ok=True)
             with read_write(self.config):
                 self.config.hydra.sweep.dir = str(self.path)
@@ -335,20 +335,20 @@ def find_sweep(path: str | Path | None, output_dir: Path) -> Path:
         ConfigError: when there is none.
     """
     if path is None:
-        sweeps = sorted(file.parent for file in output_dir.glob(f"sweeps/*/{RECORD}"))
+        sweeps = sorted(file.parent for file in output_dir.glob(f"sweeps/*/{SWEEP_RECORD}"))
         if not sweeps:
             raise ConfigError(f"there is no sweep in {output_dir}; start one with -m")
         return sweeps[-1]
     path = Path(path).expanduser().absolute()
-    if not (path / RECORD).is_file():
-        raise ConfigError(f"{path} is not the directory of a sweep: it has no {RECORD}")
+    if not (path / SWEEP_RECORD).is_file():
+        raise ConfigError(f"{path} is not the directory of a sweep: it has no {SWEEP_RECORD}")
     return path
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """What sweep.yaml holds; an empty one where it cannot be read."""
     try:
-        return dict(yaml.safe_load((path / RECORD).read_text(encoding="utf-8")))
+        return dict(yaml.safe_load((path / SWEEP_RECORD).read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError, yaml.YAMLError):
         return {"kind": None, "swept": {}, "settings": {}}
 
