@@ -1,11 +1,14 @@
 """What the tests share: the user's commands, without network, and runs that several tests look at."""
 
+import atexit
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,20 @@ from omegaconf import DictConfig
 from cnn_lab import mnist
 from cnn_lab.config import PROJECT
 
-MNIST_ROOT = Path(os.environ.get("CNN_LAB_DATA", PROJECT.parent / "shared" / "data"))
+
+def link_mnist() -> Path:
+    """A data folder of its own with links to MNIST's files, if they are here, so that nothing is written there."""
+    source = mnist.raw_folder(os.environ.get("CNN_LAB_DATA", PROJECT.parent / "shared" / "data"))
+    root = Path(tempfile.mkdtemp(prefix="cnn-lab-mnist-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    mnist.raw_folder(root).mkdir(parents=True)
+    for file in mnist.ALL_FILES:
+        if (source / file.name).is_file():
+            (mnist.raw_folder(root) / file.name).symlink_to((source / file.name).resolve())
+    return root
+
+
+MNIST_ROOT = link_mnist()
 needs_mnist = pytest.mark.skipif(
     not mnist.is_complete(MNIST_ROOT), reason="MNIST is not in $CNN_LAB_DATA, nor in ../shared/data"
 )

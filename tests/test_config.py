@@ -123,8 +123,8 @@ def test_every_name_of_the_config_has_the_same_meaning_everywhere() -> None:
 
 CNN_NAMES = "activation, channels, dropout, hidden, kernel_sizes, norm, paddings, pool, strides"
 TOP_NAMES = (
-    "data, model, optimizer, scheduler, trainer, seed, label, label_smoothing, early_stopping, sweep, "
-    "output_dir"
+    "data, model, optimizer, scheduler, trainer, seed, label, label_smoothing, early_stopping, pictures, "
+    "sweep, output_dir"
 )
 ADAM_NAMES = (
     "amsgrad, betas, capturable, decoupled_weight_decay, differentiable, eps, foreach, fused, lr, maximize, "

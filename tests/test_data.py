@@ -1,9 +1,3 @@
-import functools
-import gzip
-import http.server
-import threading
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -145,87 +139,6 @@ def test_a_damaged_file_is_named_with_its_repair(tmp_path: Path, name: str, dama
     assert str(caught.value) == (
         f"{path} is damaged: {message}. Delete it and run again to download it anew: rm '{path}'"
     )
-
-
-class Mirror(http.server.SimpleHTTPRequestHandler):
-    """A proxy that serves every URL from a folder, by the name of its file."""
-
-    asked: list[str] = []  # noqa: RUF012
-
-    def translate_path(self, path: str) -> str:
-        return super().translate_path("/" + path.rpartition("/")[2])
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = tmp_path / "mirror"
-    folder.mkdir()
-    handler = functools.partial(Mirror, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use
-    Mirror.asked.clear()
-    yield folder
-    server.shutdown()
-    server.server_close()
-
-
-def pack(folder: Path) -> None:
-    for file in mnist.ALL_FILES:
-        content = (mnist.raw_folder(MNIST_ROOT) / file.name).read_bytes()
-        (folder / f"{file.name}.gz").write_bytes(gzip.compress(content, 1))
-
-
-@needs_mnist
-def test_mnist_is_downloaded_once_from_the_first_mirror_that_answers(mirror: Path, tmp_path: Path) -> None:
-    pack(mirror)
-    root = tmp_path / "data"
-    threads = [threading.Thread(target=mnist.download_mnist, args=(root,)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert mnist.is_complete(root)
-    assert len(mnist.read_mnist(root)["train"].labels) == 60_000
-    assert len(Mirror.asked) == 2 * len(mnist.ALL_FILES)  # torchvision asks for redirects first
-    assert {path.name for path in mnist.raw_folder(root).iterdir()} - {".lock"} == {
-        file.name for file in mnist.ALL_FILES
-    }
-
-
-def test_wrong_bytes_are_not_kept(mirror: Path, tmp_path: Path) -> None:
-    (mirror / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"<html>sign in</html>"))
-    with pytest.raises(DataError, match=r"it has 20 bytes instead of 47,040,016"):
-        mnist.download_mnist(tmp_path / "data")
-    assert [path.name for path in mnist.raw_folder(tmp_path / "data").iterdir()] == [".lock"]
-
-
-def test_without_network_the_sample_stands_in_or_the_run_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(urllib.request, "_opener", None)
-    data = ImageDataModule(str(tmp_path))
-    data.prepare_data()
-    data.setup()
-    assert data.name == "MNIST sample (5,000)"
-    assert "train-images-idx3-ubyte could not be downloaded" in data.sample_reason
-    strict = ImageDataModule(str(tmp_path), allow_sample=False)
-    with pytest.raises(
-        DataError, match=r"^MNIST is not in .*raw and cannot be downloaded: .*data\.allow_sample=true"
-    ):
-        strict.prepare_data()
 
 
 @pytest.mark.parametrize(

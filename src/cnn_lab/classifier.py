@@ -114,12 +114,13 @@ class ImageClassifier(LightningModule):
         self.eval_metrics.reset()
         self.confusion.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch of the split that is watched."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Measure a batch of the split that is watched; its logits (batch, classes) go to the callbacks."""
         images, labels = batch
         logits = self.net(images)
         self.eval_metrics.update(F.cross_entropy(logits, labels), logits, labels)
         self.confusion.update(logits, labels)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
@@ -129,9 +130,9 @@ class ImageClassifier(LightningModule):
         """Start the means and the confusion matrix anew."""
         self.on_validation_epoch_start()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch of test images."""
-        self.validation_step(batch, batch_idx)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Measure a batch of test images; its logits (batch, classes) go to the callbacks."""
+        return self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log what was measured."""

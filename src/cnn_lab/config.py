@@ -48,6 +48,16 @@ class EarlyStopping:
 
 
 @dataclass
+class Pictures:
+    """Settings of `cnn_lab.pictures.Pictures`; conf/train.yaml says what each means."""
+
+    enabled: bool = True
+    every_n_epochs: int | None = None
+    mistakes: int = 20
+    embedding: int = 500
+
+
+@dataclass
 class Sweep:
     """Settings of a sweep, which say nothing about its runs; conf/train.yaml says what each means."""
 
@@ -69,6 +79,7 @@ class Config:
     label: str | None = None
     label_smoothing: float = 0.0
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    pictures: Pictures = field(default_factory=Pictures)
     sweep: Sweep = field(default_factory=Sweep)
     output_dir: str = MISSING
 
@@ -87,15 +98,16 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
             network that cannot be built.
     """
     plain = _resolve(config)
-    for item in fields(Config):
-        if item.name not in plain:
-            raise ConfigError(f"{item.name} is missing")
+    defaults = OmegaConf.to_container(OmegaConf.structured(Config))
+    plain = {**defaults, **plain}  # type: ignore[dict-item]  # a stored config may be older than a setting
+    for name, value in plain.items():
+        if value == MISSING:
+            raise ConfigError(f"{name} is missing")
     _check_names("", plain, [item.name for item in fields(Config)])
-    _check_names("early_stopping.", plain["early_stopping"], [item.name for item in fields(EarlyStopping)])
-    _check_names("sweep.", plain["sweep"], [item.name for item in fields(Sweep)])
     check_ranges("", plain)
-    check_ranges("early_stopping", plain["early_stopping"])
-    check_ranges("sweep", plain["sweep"])
+    for name, schema in (("early_stopping", EarlyStopping), ("pictures", Pictures), ("sweep", Sweep)):
+        _check_names(f"{name}.", plain[name], [item.name for item in fields(schema)])
+        check_ranges(name, plain[name])
     for group in GROUPS:
         _check_node(group, plain[group])
         check_ranges(group, plain[group])

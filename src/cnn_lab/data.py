@@ -112,6 +112,7 @@ class ImageDataModule(LightningDataModule):
             splits = mnist.read_sample()
             self._sets = {name: (_as_dataset(split), _all_of(split)) for name, split in splits.items()}
         else:
+            self.sample_reason = ""  # another run may have had more luck meanwhile
             self._sets = self._split_mnist()
         self.sizes = {name: len(indices) for name, (_, indices) in self._sets.items()}
 
@@ -146,9 +147,17 @@ class ImageDataModule(LightningDataModule):
         return self._load("test", self.eval_batch_size)
 
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Turn bytes into what the network takes: the arithmetic of torchvision's ToTensor and Normalize."""
+        """Turn bytes on the device into what the network takes, and what the loss takes."""
         images, labels = batch
-        return images.float().div_(255).sub_(self.mean).div_(self.std), labels.long()
+        return self.normalise(images), labels.long()
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bytes to float32 of the same shape: the arithmetic of torchvision's ToTensor and Normalize."""
+        return images.float().div_(255).sub_(self.mean).div_(self.std)
+
+    def restore(self, images: Tensor) -> Tensor:
+        """What `normalise` was given."""
+        return images.mul(self.std).add_(self.mean).mul_(255).round_().clamp_(0, 255).byte()
 
     def _load(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader:
         dataset, indices = self._sets[name]

@@ -1,16 +1,11 @@
 """Measure a trained run again, from its directory or a checkpoint alone."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cnn_lab.config import check_config, check_trusted
 from cnn_lab.errors import ConfigError
-from cnn_lab.logs import claim_lightning_logs
-from cnn_lab.trainer import choose_hardware, make_trainer, tune_cpu
-from cnn_lab.training import build
+from cnn_lab.trained import load_trained
+from cnn_lab.trainer import choose_hardware, make_trainer
 
 
 def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
@@ -25,21 +20,14 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
             has no such images.
         DataError: when the run's images cannot be had here.
     """
-    claim_lightning_logs()
-    tune_cpu()
-    checkpoint = load_checkpoint(path)
-    config = check_config(checkpoint["config"])
-    settings = config["trainer"]
+    trained = load_trained(path)
+    data, classifier = trained.data, trained.classifier
+    settings = trained.config["trainer"]
     if settings.get("accelerator") != "cpu":
         settings = {**settings, "accelerator": "auto"}  # the run's device, or what there is here
-    data, classifier = build(config)
     data.allow_sample = False  # other images than the run's would say nothing of it
     data.test_each_epoch = False
     classifier.watched = "val"
-    try:
-        classifier.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise ConfigError(f"{path} does not fit its own config: {error}") from error
     data.prepare_data()
     data.setup("test")
     if not data.sizes[split]:
@@ -57,24 +45,9 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
         "split": split,
         "dataset": data.name,
         "images": int(confusion.sum()),
-        "epoch": checkpoint["epoch"] + 1,
+        "epoch": trained.epoch,
         "loss": measured[f"{split}/loss"],
         "accuracy": measured[f"{split}/accuracy"],
         "class_accuracy": (confusion.diag() / confusion.sum(dim=1)).tolist(),
         "confusion": confusion.tolist(),
     }
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain data and tensors; nothing in the file is executed.
-
-    Raises:
-        ConfigError: when it is no checkpoint of this project, or its config names a target that it may not.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config = checkpoint["config"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path} is not a checkpoint of this project") from error
-    check_trusted(config)
-    return checkpoint

@@ -18,7 +18,7 @@ CHARTS = {
         for quantity in ("loss", "accuracy")
     }
     for heading, prefix in (("By epoch", "^by_epoch/"), ("By step", "^"))
-}
+} | {"By class": {"accuracy": ["Multiline", ["^class_accuracy/"]]}}
 
 
 class EventLogger(TensorBoardLogger):

@@ -4,20 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnn_lab.style import BLUE, DPI, NAMES, ORANGE, SMALL, STYLES, TEXT, make_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from cnn_lab.report import Setting
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; the dashes serve in print.
-STYLES = {
-    "train": {"color": "#0072B2", "linestyle": "-"},
-    "val": {"color": "#D55E00", "linestyle": "--"},
-    "test": {"color": "#009E73", "linestyle": "-."},
-}
-NAMES = {"train": "training", "val": "validation", "test": "test"}
-DPI = 150
+WIDTH = 9  # inches
 BARS_SHOWN = 20
 LABELS_SHOWN = 10
 LOG_RATIO = 20  # from which on numbers are spread over a logarithmic axis
@@ -27,9 +22,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     """Draw the rows of metrics.csv into a PNG file: loss and accuracy, as the article does."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure, panels = _make_figure(
-        title, height=3.6, layout=None
-    )  # finding the margins takes a third of the time
+    figure, panels = make_figure(title, WIDTH, 3.6, columns=2, layout=None)  # finding margins takes long
     figure.subplots_adjust(left=0.09, right=0.985, bottom=0.14, top=0.88, wspace=0.22)
     for axes, quantity in zip(panels, ("loss", "accuracy"), strict=True):
         for split, style in STYLES.items():
@@ -68,7 +61,7 @@ def draw_report(settings: "Sequence[Setting]", names: Mapping[str, str], path: P
         return
     numbers = all(_is_number(setting.values.get(key)) for setting in shown for key in names)
     height = 3.6 if len(shown) <= 10 else 3.6 + 0.18 * (min(len(shown), BARS_SHOWN) - 10)
-    figure, (left, right) = _make_figure(title, height)
+    figure, (left, right) = make_figure(title, WIDTH, height, columns=2)
     label = f"{NAMES[split]} accuracy, %"
     if numbers and len(names) == 1:
         _draw_line(left, shown, names, metric, label)
@@ -87,7 +80,7 @@ def _draw_line(
     ordered = sorted(settings, key=lambda setting: setting.values[key])
     x = [setting.values[key] for setting in ordered]
     means, spreads = _percentages(ordered, metric)
-    axes.errorbar(x, means, spreads, marker="o", markersize=4, capsize=3, color=STYLES["train"]["color"])
+    axes.errorbar(x, means, spreads, marker="o", markersize=4, capsize=3, color=BLUE)
     _spread_axis(axes, x)
     axes.set_xlabel(name)
     axes.set_ylabel(label)
@@ -116,7 +109,7 @@ def _draw_heat_map(
         for (row, column), value in np.ndenumerate(grid):
             if not np.isnan(value):
                 color = "black" if value > middle else "white"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=SMALL)
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     axes.set_xlabel(x_name)
@@ -135,16 +128,16 @@ def _draw_bars(
         [100 - mean for mean in means],
         xerr=spreads,
         capsize=3,
-        color=STYLES["train"]["color"],
+        color=BLUE,
         ecolor="black",
         alpha=0.8,
     )
-    axes.tick_params(axis="y", labelsize=8)
+    axes.tick_params(axis="y", labelsize=SMALL)
     if len(names) == 1:
         axes.set_ylabel(next(iter(names.values())))
     axes.set_xlabel(f"{label} (less is better)")
     if len(settings) > BARS_SHOWN:
-        axes.set_title(f"the best {BARS_SHOWN} of {len(settings)}", fontsize=9)
+        axes.set_title(f"the best {BARS_SHOWN} of {len(settings)}", fontsize=TEXT)
 
 
 def _draw_by_parameters(
@@ -156,35 +149,17 @@ def _draw_by_parameters(
     parameters = [setting.measure("parameters")[0] for setting in settings]  # type: ignore[index]
     axes.errorbar(
         parameters, means, spreads, linestyle="", marker="o", markersize=4, capsize=3,
-        color=STYLES["val"]["color"],
+        color=ORANGE,
     )  # fmt: skip
     if len(settings) <= LABELS_SHOWN and len(set(parameters)) > 1:
         for setting, x, y in zip(settings, parameters, means, strict=True):
             text = ", ".join(str(_short(value)) for value in setting.values.values())
-            axes.annotate(text, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            axes.annotate(text, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=SMALL)
     axes.margins(x=0.15)
     _spread_axis(axes, parameters)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("parameters")
     axes.set_ylabel(label)
-
-
-def _make_figure(
-    title: str, height: float, layout: str | None = "constrained"
-) -> "tuple[Figure, Sequence[Axes]]":
-    """Two panels side by side, drawn without a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, height), layout=layout)
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
-    panels = figure.subplots(1, 2)
-    for axes in panels:
-        axes.grid(alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
 
 
 def _percentages(settings: "Sequence[Setting]", metric: str) -> tuple[list[float], list[float]]:

@@ -87,16 +87,26 @@ class CNN(nn.Module):
         """Images (batch, channels, height, width), normalised, to logits (batch, classes)."""
         return self.head(self.blocks(self._to_channels_last(images)))
 
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """What each block makes of images (batch, channels, height, width): (batch, out, height, width)."""
+        maps = [self._to_channels_last(images)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps[1:]
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What the last linear layer takes of images: (batch, features)."""
+        return self.head[:-1](self.blocks(self._to_channels_last(images)))
+
     def _to_channels_last(self, images: Tensor) -> Tensor:
         """Lay images out as (batch, height, width, channels) in memory, which pools several times faster.
 
         With one channel both layouts are the same bytes, and PyTorch keeps the one that the strides name;
-        hence the strides are set, which `.contiguous(memory_format=torch.channels_last)` leaves as they are.
+        hence the channel is moved, which `.contiguous(memory_format=torch.channels_last)` does not do.
         """
-        channels, height, width = self.input_shape
-        if channels > 1:
+        if self.input_shape[0] > 1:
             return images.contiguous(memory_format=torch.channels_last)
-        return images.contiguous().as_strided(images.shape, (height * width, 1, width, 1))
+        return images.contiguous().squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
 
 
 def _make_block(block: Block, activation: str, norm: str | None) -> nn.Sequential:

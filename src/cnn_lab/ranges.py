@@ -15,6 +15,11 @@ RANGES: dict[str, dict[str, str]] = {
         "patience": "[1, inf)",
         "min_delta": "[0, inf)",
     },
+    "pictures": {
+        "every_n_epochs": "[1, inf)",
+        "mistakes": "[0, 100]",
+        "embedding": "[0, 10000]",
+    },
     "sweep": {
         "jobs_per_gpu": "[1, inf)",
     },

@@ -30,7 +30,7 @@ RUN_DIR_VARIABLE = "CNN_LAB_RUN_DIR"
 LOCK = ".lock"
 SWEEP_RECORD = "sweep.yaml"  # in the directory of a sweep, and of nothing else
 LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
-NO_SETTINGS = ("label", "output_dir", "sweep")  # say where a run goes and what it is called, not what it is
+NO_SETTINGS = ("label", "output_dir", "pictures", "sweep")  # of which the trained network is independent
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
 ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
 

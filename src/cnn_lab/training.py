@@ -24,6 +24,7 @@ from cnn_lab.errors import CnnLabError, ConfigError, RunPruned
 from cnn_lab.events import EventLogger, flatten_settings
 from cnn_lab.figures import draw_curves
 from cnn_lab.logs import claim_lightning_logs, write_logs
+from cnn_lab.pictures import Pictures
 from cnn_lab.recorder import Recorder
 from cnn_lab.runs import LAST_CHECKPOINT, Run, fingerprint, hold
 from cnn_lab.screen import Screen, format_layers, format_result, shorten
@@ -75,7 +76,8 @@ def train(
             run.keep_epochs(0)
         events = EventLogger(run_dir, first_step=_find_step(checkpoint))
         best, stopping = _make_checkpoint(config, data, run_dir), _make_early_stopping(config)
-        own = [Recorder(run, events, config), Display(screen, run), *stopping, best]
+        pictures = _make_pictures(config, events) if run.writes else []
+        own = [Recorder(run, events, config), Display(screen, run), *pictures, *stopping, best]
         trainer = make_trainer(config["trainer"], logger=events, callbacks=[*own, *callbacks])
 
         parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
@@ -180,6 +182,11 @@ def _make_early_stopping(config: Mapping[str, Any]) -> list[EarlyStopping]:
         return []
     mode = "max" if settings["monitor"].endswith("accuracy") else "min"
     return [EarlyStopping(settings["monitor"], settings["min_delta"], settings["patience"], mode=mode)]
+
+
+def _make_pictures(config: Mapping[str, Any], events: EventLogger) -> list[Pictures]:
+    settings = dict(config["pictures"])
+    return [Pictures(events, **settings)] if settings.pop("enabled") else []
 
 
 @contextlib.contextmanager

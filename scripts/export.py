@@ -1,0 +1,43 @@
+"""Write a trained network as one file that predicts without this package, and check it on test images."""
+
+import argparse
+from pathlib import Path
+
+from cnn_lab.command import run_command
+from cnn_lab.runs import find_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "run", nargs="?", type=Path, help="run directory or checkpoint (default: the latest run)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "torch"),
+        default="onnx",
+        help="onnx for ONNX Runtime and others, torch for torch.export.load (default: onnx)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="replaced if it is there (default: model.onnx or model.pt2 in the run's directory)",
+    )
+    arguments = parser.parse_args()
+    run_dir, checkpoint = find_run(arguments.run)
+
+    from cnn_lab.export import IMAGES, export
+    from cnn_lab.screen import Screen, shorten
+
+    exported = export(run_dir, checkpoint, arguments.format, arguments.output)
+    screen = Screen()
+    screen.show(f"{shorten(checkpoint)}, after epoch {exported.epoch}")
+    screen.show(f"{exported.describe_check()}\n")
+    screen.show(f"{shorten(exported.path)}, {exported.bytes / 1e6:.1f} MB\n", style="bold")
+    screen.show(f"To use it without this package, with images in NumPy, {IMAGES}:\n")
+    screen.show(exported.describe_use())
+
+
+if __name__ == "__main__":
+    run_command(main)

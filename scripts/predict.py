@@ -1,0 +1,61 @@
+"""Tell which digit is on a photo, scan or drawing: dark on light or light on dark, anywhere, of any size."""
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.table import Table
+
+from cnn_lab.command import run_command
+from cnn_lab.runs import find_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, folders of them, or - for standard input"
+    )
+    parser.add_argument("--run", type=Path, help="run directory or checkpoint (default: the latest run)")
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
+    parser.add_argument(
+        "--show", type=Path, metavar="FILE", help="write a picture of what was given, seen and guessed"
+    )
+    arguments = parser.parse_args()
+    run_dir, checkpoint = find_run(arguments.run)
+
+    from cnn_lab.prediction import SHOWN, draw_predictions, predict, read_pictures
+    from cnn_lab.screen import Screen, shorten
+    from cnn_lab.trained import load_trained
+
+    predictions = predict(load_trained(checkpoint), read_pictures(arguments.images))
+    if arguments.show:
+        draw_predictions(predictions, arguments.show)
+    if arguments.json:
+        rows = [prediction.as_dict() for prediction in predictions]
+        print(json.dumps({"run": str(run_dir), "checkpoint": str(checkpoint), "images": rows}, indent=2))
+        return
+    screen = Screen()
+    screen.show(format_predictions(predictions))
+    if arguments.show:
+        cut = f" (the first {SHOWN} images)" if len(predictions) > SHOWN else ""
+        screen.show(f"\nPicture: {shorten(arguments.show)}{cut}")
+
+
+def format_predictions(predictions: list) -> Table:
+    """A row an image: the guess, its probability, the runner-up."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("image", overflow="fold")
+    table.add_column("guess", justify="right", style="bold")
+    table.add_column("probability", justify="right")
+    table.add_column("runner-up")
+    for row in predictions:
+        if row.digit.problem:
+            table.add_row(row.digit.name, "unsure", "", row.digit.problem)
+        else:
+            (_, share), (second, rest) = row.ranking[:2]
+            table.add_row(row.digit.name, row.guess or "unsure", f"{share:.2%}", f"{second} ({rest:.2%})")
+    return table
+
+
+if __name__ == "__main__":
+    run_command(main)
