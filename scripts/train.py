@@ -12,6 +12,7 @@ from cnn_lab.command import fail, run_command
 from cnn_lab.config import check_config
 from cnn_lab.errors import CnnLabError
 from cnn_lab.job import run_job
+from cnn_lab.resume import plan_resume
 from cnn_lab.runs import STAMP, clean_label, make_label, new_run_directory
 
 
@@ -28,10 +29,15 @@ def main(config: DictConfig) -> None:
 
 
 def train_once(config: DictConfig, overrides: list[str]) -> None:
-    """Check the settings and train in a new directory."""
+    """Check the settings and train, in a new directory or in the one of a run that goes on."""
     settings = check_config(config)
+    if settings["resume"]:
+        resumed = plan_resume(settings["resume"], overrides, Path(settings["output_dir"]))
     from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
 
+    if settings["resume"]:
+        train(*resumed)
+        return
     label = clean_label(settings["label"] or make_label(overrides))
     runs = Path(settings["output_dir"], "runs")
     with new_run_directory(runs, f"{datetime.now():{STAMP}}-{label}") as run_dir:

@@ -106,8 +106,11 @@ class ImageClassifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's means."""
+        """Log the epoch's means, and step a schedule that watches one."""
         self._log("train", self.train_metrics)
+        for settings in self.trainer.lr_scheduler_configs:
+            if settings.reduce_on_plateau and settings.monitor in self.trainer.callback_metrics:
+                settings.scheduler.step(self.trainer.callback_metrics[settings.monitor])
 
     def on_validation_epoch_start(self) -> None:
         """Start the means and the confusion matrix anew."""
@@ -148,6 +151,20 @@ class ImageClassifier(LightningModule):
             if schedule:
                 settings["lr_scheduler"] = schedule
         return settings
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule. Lightning would step one that watches a metric after the epoch's checkpoint."""
+        if metric is None:
+            scheduler.step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is gathered of an epoch that has not ended."""
+        checkpoint["train_metrics"] = self.train_metrics.metric_state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on gathering."""
+        for name, value in checkpoint["train_metrics"].items():
+            getattr(self.train_metrics, name).copy_(value)
 
     def _log(self, split: str, metrics: LossAndAccuracy) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}

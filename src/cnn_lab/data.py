@@ -75,15 +75,25 @@ class ImageDataModule(LightningDataModule):
         self.sizes: dict[str, int] = {}
         self.sample_reason = ""
         self._sets: dict[str, tuple[TensorDataset, Tensor]] = {}
-        self._epochs_done = 0
+        self._done = (0, 0)  # epochs, and batches of the next one
 
     def state_dict(self) -> dict[str, int]:
-        """What a checkpoint holds, so that a run goes on with the order of its next epoch."""
-        return {"epochs_done": self.trainer.current_epoch + 1 if self.trainer else 0}
+        """What a checkpoint holds, so that a run goes on with its next batch."""
+        if not self.trainer:
+            return {"epochs": 0, "batches": 0}
+        epochs, batches = (
+            self.trainer.fit_loop.epoch_progress,
+            self.trainer.fit_loop.epoch_loop.batch_progress,
+        )
+        is_inside = epochs.current.started > epochs.current.processed
+        return {
+            "epochs": epochs.current.processed,
+            "batches": batches.current.processed if is_inside else 0,
+        }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Called by Lightning with what `state_dict` gave."""
-        self._epochs_done = state_dict["epochs_done"]
+        self._done = (state_dict["epochs"], state_dict["batches"])
 
     def prepare_data(self) -> None:
         """Download what is missing. Where that fails, `setup` turns to the sample.
@@ -164,7 +174,8 @@ class ImageDataModule(LightningDataModule):
         sampler = BatchIndices(indices, batch_size, shuffle, self.seed)
         if self.trainer:
             sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
-        sampler.set_epoch(self._epochs_done)  # Lightning asks for a first batch before it sets the epoch
+        if shuffle:
+            sampler.skip(*self._done)
         return DataLoader(
             dataset,
             sampler=sampler,
@@ -199,6 +210,12 @@ class BatchIndices(Sampler[Tensor]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._skipped = (0, 0)
+
+    def skip(self, epochs: int, batches: int) -> None:
+        """Go on after so many epochs, and batches of the next one."""
+        self.epoch = epochs
+        self._skipped = (epochs, batches)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -215,7 +232,8 @@ class BatchIndices(Sampler[Tensor]):
         share = indices[self.rank :: self.world_size]
         if len(share) < self._share():
             share = torch.cat([share, indices[:1]])
-        return iter(share.split(self.batch_size))
+        epoch, batches = self._skipped
+        return iter(share.split(self.batch_size)[batches if epoch == self.epoch else 0 :])
 
     def _share(self) -> int:
         size = len(self.indices)

@@ -18,6 +18,9 @@ from cnn_lab.errors import ConfigError
 
 SIDE, BOX = 28, 20  # pixels of an image, and of the digit in it
 LARGEST = 100_000_000  # pixels of a picture that is read
+LARGEST_FILE = 200_000_000  # bytes
+# Others that Pillow knows are not read: some start programs (EPS), and few have seen as much use.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 WORKING_SIDE = 400  # pixels that larger pictures are reduced to before anything is searched
 LEAST_CONTRAST = 0.12  # between digit and background, of black to white
 LEAST_INK, MOST_INK = 0.0008, 0.7  # share of a picture's pixels that a digit covers

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.runs import Run
 from cnn_lab.screen import Screen, format_epoch, format_head
+from cnn_lab.style import NAMES
 
 REFRESH_SECONDS = 0.25  # reading the loss waits for the device, so it is not read at every step
 
@@ -61,6 +62,15 @@ class Display(Callback):
         """Replace the bar by the epoch's line."""
         self._stop()
         self.screen.show(format_epoch(self.run.rows[-1], self._splits, _last_epoch(trainer)))
+        if len(self._splits) > 1:
+            self._point_out_one_answer(pl_module)
+
+    def _point_out_one_answer(self, classifier: ImageClassifier) -> None:
+        guesses = classifier.confusion.compute().sum(dim=0)
+        if int((guesses > 0).sum()) == 1:
+            text = f"The network calls all {int(guesses.sum()):,} {NAMES[classifier.watched]} images "
+            text += f"{int(guesses.argmax())}: it learns nothing. Try a smaller optimizer.lr"
+            self.screen.show(text, style="bold yellow")
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave the terminal as it was."""

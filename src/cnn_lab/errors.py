@@ -24,6 +24,18 @@ class RunPruned(Exception):  # noqa: N818
     """Ends a trial of a search early, since others do better: no failure, and no result either."""
 
 
+class RunInterrupted(BaseException):
+    """Ends a run because of a signal.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"signal {signal}")
+        self.signal = signal
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'channels'?` for the known name nearest to `name`, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -2,6 +2,7 @@
 
 import logging
 import logging.handlers
+import threading
 import warnings
 from pathlib import Path
 
@@ -9,14 +10,21 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def hold_logs() -> None:
-    """Keep every log line and warning in memory until `write_logs` says where they go."""
+    """Keep log lines, warnings and failures of threads in memory until `write_logs` says where they go."""
     _set_root_handler(logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1))
     logging.captureWarnings(capture=True)
     warnings.simplefilter("default")
+    threading.excepthook = _log_thread_failure
+
+
+def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    """When TensorBoard's writing thread fails, with the disk, its next call fails in the main thread too."""
+    logging.getLogger(__name__).error("a thread failed", exc_info=failure.exc_value)
 
 
 def write_logs(path: Path) -> None:
     """Write what was held and all that follows to the end of the file at `path`."""
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, prints nothing
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     for held in logging.getLogger().handlers:

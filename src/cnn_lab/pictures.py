@@ -84,8 +84,17 @@ class Pictures(Callback):
         ]
         self._show("samples", draw_sheet(tiles, columns=5, side=64), trainer)
         if isinstance(pl_module.net, CNN):
-            self._first_kernels = _read_kernels(pl_module.net)
+            if not len(self._first_kernels):
+                self._first_kernels = _read_kernels(pl_module.net)
             self._show_kernels(pl_module.net, trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on needs to show how the kernels changed."""
+        return {"first_kernels": torch.from_numpy(self._first_kernels)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called by Lightning with what `state_dict` gave."""
+        self._first_kernels = state_dict["first_kernels"].numpy()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the mistakes of the epoch before."""

@@ -10,6 +10,7 @@ RANGES: dict[str, dict[str, str]] = {
     "": {
         "seed": "[0, 4294967295]",
         "label_smoothing": "[0, 1)",
+        "checkpoint_minutes": "(0, inf)",
     },
     "early_stopping": {
         "patience": "[1, inf)",

@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from cnn_lab.config import flatten
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs import SWEEP_RECORD, read_result, read_status
+from cnn_lab.runs import SWEEP_RECORD, check_inside, read_result, read_status, read_yaml
 from cnn_lab.screen import Screen, shorten
 
 # Where a run went, and on what; a difference in these is none between settings.
 NOT_COMPARED = ("seed", "label", "output_dir", "data.root", "trainer.devices", "trainer.accelerator")
 ROWS_SHOWN = 30
 DEPTH = 4  # of folders between outputs/ and a run
-
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 
 
 @dataclass(frozen=True)
@@ -72,13 +69,15 @@ def collect(paths: Iterable[Path]) -> list[Record]:
     """The runs in these directories, at any depth that this project makes; of repeated ones the last.
 
     Raises:
-        ConfigError: when there are none.
+        ConfigError: when there are none, or a link leads out of one.
     """
     paths = list(paths)
     found: dict[tuple[Path, str], Record] = {}
     for path in paths:
         if not path.is_dir():
             raise ConfigError(f"{path} is not a directory; give a sweep's, a run's, or one that holds such")
+        if (path / SWEEP_RECORD).exists():  # the report is written into it
+            check_inside(path)
         files = {file for depth in range(DEPTH) for file in path.glob("*/" * depth + "result.json")}
         records = sorted(
             (_read(file.parent) for file in files), key=lambda item: item.result.get("started", "")
@@ -94,7 +93,7 @@ def collect(paths: Iterable[Path]) -> list[Record]:
 def _order(record: Record) -> tuple[Path, int, str]:
     """As the runs of a sweep are numbered, and single runs by their time stamp."""
     number = record.path.name.partition("-")[0]
-    return record.path.parent, int(number) if number.isdigit() else 0, record.path.name
+    return record.path.parent, int(number) if number.isdecimal() else 0, record.path.name
 
 
 def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
@@ -218,11 +217,11 @@ def _with_spread(measured: tuple[float, float | None, int] | None) -> str:
 
 
 def _read(path: Path) -> Record:
+    check_inside(path)
     result = read_result(path)
     try:
-        with (path / "config.yaml").open(encoding="utf-8") as file:
-            settings = flatten(yaml.load(file, YAML_LOADER))  # noqa: S506
-    except (OSError, AttributeError, yaml.YAMLError):  # killed before it had written one
+        settings = flatten(read_yaml(path / "config.yaml"))
+    except ConfigError:  # killed before it had written one, or none that a run writes
         settings = {}
     return Record(path, result, read_status(path, result), settings)
 

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from cnn_lab.config import GROUPS, PROJECT
+from cnn_lab.config import GROUPS, PROJECT, STORED_DEPTH, UNPRINTABLE, printable, walk_plain
 from cnn_lab.errors import CnnLabError, ConfigError
 
 STAMP = "%Y-%m-%d_%H-%M-%S"
@@ -29,10 +29,32 @@ LABEL_LENGTH = 80
 RUN_DIR_VARIABLE = "CNN_LAB_RUN_DIR"
 LOCK = ".lock"
 SWEEP_RECORD = "sweep.yaml"  # in the directory of a sweep, and of nothing else
-LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
-NO_SETTINGS = ("label", "output_dir", "pictures", "sweep")  # of which the trained network is independent
+BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
+NO_SETTINGS = (
+    "label",
+    "output_dir",
+    "resume",
+    "sweep",
+    "checkpoint_minutes",
+    "pictures",
+)  # change no network
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
 ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
+LARGEST_TEXT = 10_000_000  # bytes of a run's files of text, far more than a run ever writes
+LARGEST_CONFIG = 500_000  # bytes, of which the configs of a long sweep take a tenth
+NUMBER, TEXT = int | float, str | None
+# What others rely on in result.json; what a stranger's has of another type is left out.
+RESULT_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("status", "label", "started", "fingerprint", "device", "precision"), str),
+    **dict.fromkeys(("error", "traceback", "reason", "git_commit"), TEXT),
+    **dict.fromkeys(("seed", "parameters", "epochs", "steps", "seconds", "seconds_per_epoch"), NUMBER),
+    **dict.fromkeys(("samples_per_second", "test/loss", "test/accuracy"), NUMBER),
+    "overrides": list,
+    "versions": {"cnn_lab": str},
+    "dataset": {"name": str},
+    "best": {"val/accuracy": NUMBER},
+}
 
 
 class Run:
@@ -64,14 +86,7 @@ class Run:
     def keep_epochs(self, count: int) -> None:
         """Drop the rows after the first `count` epochs, which no checkpoint holds."""
         self.rows = self.rows[:count]
-        if not self.writes:
-            return
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(self.rows[0]) if self.rows else COLUMNS)
-        if self.rows:
-            writer.writeheader()
-            writer.writerows(self.rows)
-        replace_file(self.path / "metrics.csv", text.getvalue())
+        self._write_rows()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.yaml."""
@@ -90,13 +105,17 @@ class Run:
         """Add a finished epoch to metrics.csv."""
         columns = (*COLUMNS, *(ARTICLE_COLUMNS if "test/loss" in row else ()))
         self.rows.append({name: row.get(name) for name in columns})
+        self._write_rows()
+
+    def _write_rows(self) -> None:
         if not self.writes:
             return
-        with (self.path / "metrics.csv").open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            if len(self.rows) == 1:
-                writer.writeheader()
-            writer.writerow(self.rows[-1])
+        text = io.StringIO(newline="")
+        if self.rows:
+            writer = csv.DictWriter(text, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        replace_file(self.path / "metrics.csv", text.getvalue())
 
 
 @contextlib.contextmanager
@@ -198,47 +217,126 @@ def find_run(path: str | Path | None = None, output_dir: Path = PROJECT / "outpu
     Raises:
         ConfigError: when there is none, or it is neither.
     """
-    if path is None:
-        runs = sorted(output_dir.glob("runs/*/result.json")) + sorted(
-            output_dir.glob("sweeps/*/*/result.json")
-        )
-        if not runs:
-            raise ConfigError(f"there is no run in {output_dir}; train one first: python scripts/train.py")
-        path = max(runs, key=lambda file: read_result(file.parent).get("started", "")).parent
-    path = Path(path)
+    path = find_latest_run(output_dir) if path is None else Path(path)
     if not path.exists():
         raise ConfigError(f"{path} does not exist; give a run directory or a checkpoint")
     if path.is_file():
-        return path.parent.parent, path
+        for run_dir in (path.parent.parent, path.parent):
+            if (run_dir / "result.json").is_file():
+                check_inside(run_dir)
+                return run_dir, path
+        return path.parent, path
     if not (path / "result.json").is_file():
         raise ConfigError(f"{path} is not a run directory: it has no result.json")
+    check_inside(path)
     for name in ("best.ckpt", "last.ckpt"):
         if (path / "checkpoints" / name).is_file():
             return path, path / "checkpoints" / name
     raise ConfigError(f"{path} has no checkpoint (the run's status: {read_result(path).get('status')})")
 
 
+def find_latest_run(output_dir: Path) -> Path:
+    """The directory of the run that was started last, of a sweep or not.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    files = [*output_dir.glob("runs/*/result.json"), *output_dir.glob("sweeps/*/*/result.json")]
+    if not files:
+        raise ConfigError(f"there is no run in {output_dir}; train one first: python scripts/train.py")
+    return max(sorted(files), key=lambda file: str(read_result(file.parent).get("started", ""))).parent
+
+
+def check_inside(directory: Path) -> None:
+    """Refuse a run's or a sweep's directory if a link in it leads out, so that whoever uses it stays in it.
+
+    It may itself be a link.
+
+    Raises:
+        ConfigError: naming the link, or a file whose name a terminal would obey.
+    """
+    home = Path(os.path.realpath(directory))
+    for folder, folders, files in os.walk(directory):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if UNPRINTABLE.search(path.name):
+                raise ConfigError(f"{printable(str(path))} is refused: its name cannot be printed")
+            target = Path(os.path.realpath(path))
+            if path.is_symlink() and not target.is_relative_to(home):
+                raise ConfigError(f"{path} is refused: it leads outside of {directory}, to {target}")
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """What a file of a run holds.
+
+    Raises:
+        OSError: also for one that is too large, or that is no file, which could let its reader wait for ever.
+        ValueError: when it is no text.
+    """
+    if not path.is_file() or path.stat().st_size > largest:
+        raise OSError(f"{path} is no file of at most {largest:,} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What a config.yaml or sweep.yaml holds, as plain data.
+
+    Raises:
+        ConfigError: when there is none, or it holds what no run writes.
+    """
+    try:
+        text, depth = read_text(path, LARGEST_CONFIG), 0
+        for event in yaml.parse(text, YAML_LOADER):  # the loader itself would fall from a depth of thousands
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > STORED_DEPTH:
+                raise ValueError("it is nested too deep")
+        content = yaml.load(text, YAML_LOADER)  # noqa: S506 - it is a safe one
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or printable(str(error)).partition("\n")[0]
+        raise ConfigError(f"{path} cannot be read: {reason}") from error
+    for _ in walk_plain(content):
+        pass
+    return content
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """What a run's result.json holds; empty where it cannot be read."""
     try:
-        return dict(json.loads((path / "result.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        result = json.loads(read_text(path / "result.json"))
+        return {
+            str(name): _make_printable(value)
+            for name, value in dict(result).items()
+            if _has_type(value, RESULT_TYPES.get(name, object)) or (name == "best" and value is None)
+        }
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_has_type(value.get(name), kind[name]) for name in kind)
+    return isinstance(value, kind) and not (isinstance(value, int) and value.bit_length() > 64)
+
+
+def _make_printable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {printable(name): _make_printable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_make_printable(item) for item in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The finished epochs of a run's metrics.csv, as numbers; None where nothing was measured."""
     try:
-        with (path / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return [
-                {name: _read_number(name, text) for name, text in row.items()} for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError):
+        reader = csv.DictReader(io.StringIO(read_text(path / "metrics.csv")))
+        names = [name for name in (*COLUMNS, *ARTICLE_COLUMNS) if name in (reader.fieldnames or COLUMNS)]
+        return [{name: _read_number(name, row[name]) for name in names} for row in reader]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error):
         return []
 
 
 def _read_number(name: str, text: str) -> float | None:
-    return None if not text else int(text) if name in ("epoch", "step") else float(text)
+    return int(text) if name in ("epoch", "step") else float(text) if text else None
 
 
 def read_status(path: Path, result: Mapping[str, Any]) -> str:
@@ -288,5 +386,10 @@ def _ask_git(*arguments: str) -> str:
 def replace_file(path: Path, text: str) -> None:
     """Write a file that readers see whole: the old one or the new one."""
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)  # noqa: PTH105
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise

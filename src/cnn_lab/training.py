@@ -2,9 +2,13 @@
 
 import contextlib
 import logging
+import os
 import platform
+import signal
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +17,24 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.callbacks import EarlyStopping
 
 from cnn_lab import __version__
+from cnn_lab.checkpoints import Checkpoints, StopRequest, WholeFiles
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.config import PROJECT
 from cnn_lab.display import Display
-from cnn_lab.errors import CnnLabError, ConfigError, RunPruned
+from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, RunPruned
 from cnn_lab.events import EventLogger, flatten_settings
 from cnn_lab.figures import draw_curves
 from cnn_lab.logs import claim_lightning_logs, write_logs
 from cnn_lab.pictures import Pictures
 from cnn_lab.recorder import Recorder
-from cnn_lab.runs import LAST_CHECKPOINT, Run, fingerprint, hold
+from cnn_lab.runs import BEST_CHECKPOINT, LAST_CHECKPOINT, Run, fingerprint, hold
 from cnn_lab.screen import Screen, format_layers, format_result, shorten
 from cnn_lab.trainer import choose_hardware, describe_device, make_trainer, tune_cpu
 
 log = logging.getLogger(__name__)
-
-EXIT_SIGINT, EXIT_SIGTERM = 130, 143  # 128 and the signal's number, as shells have it
 
 
 def train(
@@ -69,16 +71,21 @@ def train(
 
     run = Run(run_dir, label=label, overrides=list(overrides), seed=config["seed"], fingerprint=name)
     screen = Screen(quiet=quiet or not run.writes)
-    with _recording(run, config, screen):
+    with _recording(run, config, screen) as stop:
         _load_data(data, config, run, screen)
         checkpoint = run_dir / LAST_CHECKPOINT if (run_dir / LAST_CHECKPOINT).is_file() else None
+        first_step = _note_resumption(run, checkpoint) if checkpoint else None
         if not checkpoint:
             run.keep_epochs(0)
-        events = EventLogger(run_dir, first_step=_find_step(checkpoint))
-        best, stopping = _make_checkpoint(config, data, run_dir), _make_early_stopping(config)
+        events = EventLogger(run_dir, first_step)
+        recorder, validated = Recorder(run, events, config), _is_validated(config, data)
         pictures = _make_pictures(config, events) if run.writes else []
-        own = [Recorder(run, events, config), Display(screen, run), *pictures, *stopping, best]
-        trainer = make_trainer(config["trainer"], logger=events, callbacks=[*own, *callbacks])
+        minutes = config["checkpoint_minutes"]
+        checkpoints = Checkpoints(run_dir / "checkpoints", recorder, stop, minutes, validated)
+        own = [recorder, Display(screen, run), *pictures, *_make_early_stopping(config), checkpoints]
+        trainer = make_trainer(
+            config["trainer"], logger=events, callbacks=[*own, *callbacks], plugins=[WholeFiles()]
+        )
 
         parameters = sum(parameter.numel() for parameter in classifier.net.parameters())
         run.update(
@@ -93,9 +100,9 @@ def train(
             events.log_start(config, classifier.net, images[:1])
 
         trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        if best.best_model_path:
-            weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-            classifier.load_state_dict(weights)
+        if recorder.best:
+            best = torch.load(run_dir / BEST_CHECKPOINT, map_location="cpu", weights_only=True)
+            classifier.load_state_dict(best["state_dict"])
         trainer.test(classifier, datamodule=data, verbose=False)
         run.update(**classifier.eval_metrics.read("test"))
         if run.writes:
@@ -110,11 +117,16 @@ def train(
     return run
 
 
-def _find_step(checkpoint: Path | None) -> int | None:
-    """The first optimizer step after the checkpoint."""
-    if not checkpoint:
-        return None
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"] + 1
+def _note_resumption(run: Run, checkpoint: Path) -> int:
+    """Record that the run goes on; returns the first optimizer step after the checkpoint."""
+    from cnn_lab.trained import load_checkpoint
+
+    # It knows of no other way to find the next batch than that of its own stateful loaders.
+    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+    step = load_checkpoint(checkpoint)["global_step"]
+    resumed = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "after_step": step}
+    run.update(resumed=[*run.result.get("resumed", []), resumed])
+    return step + 1
 
 
 def build(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClassifier]:
@@ -159,20 +171,10 @@ def _try_settings(config: Mapping[str, Any], classifier: ImageClassifier) -> Non
         raise error if isinstance(error, ConfigError) else ConfigError(f"scheduler: {error}") from error
 
 
-def _make_checkpoint(config: Mapping[str, Any], data: Any, run_dir: Path) -> ModelCheckpoint:
-    """best.ckpt by validation accuracy, or the latest where nothing is validated; and last.ckpt."""
-    validated = (
-        data.watched == "val" and data.sizes["val"] and config["trainer"].get("limit_val_batches") != 0
-    )
-    return ModelCheckpoint(
-        dirpath=run_dir / "checkpoints",
-        filename="best",
-        monitor="val/accuracy" if validated else None,
-        mode="max",
-        save_last=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
+def _is_validated(config: Mapping[str, Any], data: Any) -> bool:
+    """Whether validation images choose the best checkpoint."""
+    return (
+        data.watched == "val" and bool(data.sizes["val"]) and config["trainer"].get("limit_val_batches") != 0
     )
 
 
@@ -190,17 +192,18 @@ def _make_pictures(config: Mapping[str, Any], events: EventLogger) -> list[Pictu
 
 
 @contextlib.contextmanager
-def _recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[None]:
+def _recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[StopRequest]:
     """Keep result.json true from the first moment to the last, however the run ends."""
-    with hold(run.path):
+    with hold(run.path), StopRequest() as stop:
         _start_record(run, config)
         ending: dict[str, Any] = {"status": "completed"}
         try:
-            yield
-        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns Ctrl+C into sys.exit
-            ending = {"status": "interrupted"}
-            screen.show(f"\nInterrupted. What was finished is in {shorten(run.path)}", style="bold yellow")
-            raise SystemExit(EXIT_SIGTERM if isinstance(error, SIGTERMException) else EXIT_SIGINT) from None
+            yield stop
+        except (KeyboardInterrupt, RunInterrupted) as error:
+            number = error.signal if isinstance(error, RunInterrupted) else signal.SIGINT
+            ending = {"status": "interrupted", "signal": signal.Signals(number).name}
+            screen.show(f"\n{_describe_interruption(run)}", style="bold yellow")
+            raise SystemExit(128 + number) from None  # as shells have it
         except RunPruned as error:
             ending = {"status": "pruned", "reason": str(error)}
             raise
@@ -210,14 +213,43 @@ def _recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[
             log.error("the run failed\n%s", details)
             if isinstance(error, CnnLabError) or config["trainer"].get("detect_anomaly"):
                 raise
-            raise CnnLabError(
-                f"the run failed: {ending['error']}\nIts log: {shorten(run.path / 'train.log')}"
-            ) from error
+            raise CnnLabError(_describe_failure(run, error)) from error
         finally:
-            run.update(**ending)
-            if run.rows and run.writes:
-                data_name = run.result["dataset"]["name"]
-                draw_curves(run.rows, run.path / "curves.png", f"{run.result['label']} on {data_name}")
+            _end_record(run, ending)
+
+
+def _describe_interruption(run: Run) -> str:
+    if not (run.path / LAST_CHECKPOINT).exists():
+        return f"Interrupted, with nothing to go on from. What there is: {shorten(run.path)}"
+    train = shorten(PROJECT / "scripts" / "train.py")
+    return f"Interrupted. Go on with it: python {train} resume={shorten(run.path)}"
+
+
+def _describe_failure(run: Run, error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if not cause:
+        return f"the run failed: {type(error).__name__}: {error}\nIts log: {shorten(run.path / 'train.log')}"
+    has_checkpoint = (run.path / LAST_CHECKPOINT).is_file()
+    train = shorten(PROJECT / "scripts" / "train.py")
+    then = f"go on with: python {train} resume={shorten(run.path)}" if has_checkpoint else "start it again"
+    reason = cause.strerror or cause
+    return (
+        f"{os.fsdecode(cause.filename or run.path)} cannot be written: {reason}. When that is mended, {then}"
+    )
+
+
+def _end_record(run: Run, ending: Mapping[str, Any]) -> None:
+    try:
+        run.update(**ending)
+        if run.rows and run.writes:
+            data_name = run.result["dataset"]["name"]
+            draw_curves(run.rows, run.path / "curves.png", f"{run.result['label']} on {data_name}")
+    except OSError:
+        log.exception("the record of the run's end cannot be written")
+        if ending["status"] == "completed":
+            raise
 
 
 def _start_record(run: Run, config: Mapping[str, Any]) -> None:
