@@ -201,7 +201,7 @@ CONDITIONS = {
     "low contrast": on(170, 120),
     "in a corner": off_centre,
     "tiny (20 pixels)": on(255, 0, side=28, size=0.75),
-    "huge (3,000 pixels)": on(255, 0, side=3000),
+    "huge (1,500 pixels)": on(255, 0, side=1500),
     "filling the picture": on(255, 0, size=0.95),
     "photo with shadow and noise": photo,
 }

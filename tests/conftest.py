@@ -17,7 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from cnn_lab import mnist
+from cnn_lab import mnist, runs
 from cnn_lab.config import PROJECT
 
 
@@ -105,6 +105,10 @@ class TrainedRun:
         assert self.process.returncode == 0, self.process.stderr
         self.path = only_run(output_dir)
         self.result = read_result(self.path)
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.csv."""
+        return runs.read_rows(self.path)
 
 
 @pytest.fixture(scope="session")

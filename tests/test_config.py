@@ -12,10 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from cnn_lab.config import GROUPS, PROJECT, check_config, check_trusted
+from cnn_lab.config import GROUPS, PROJECT, check_config
 from cnn_lab.errors import ConfigError
 from cnn_lab.trainer import choose_hardware, make_trainer
 from cnn_lab.training import build
+from cnn_lab.trust import check_trusted
 from conftest import compose_config, train_command
 
 OPTIONS = sorted(

@@ -93,7 +93,11 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
 ) -> None:
     settings = [f"optimizer={optimizer}", f"scheduler={scheduler}", "model.dropout=0.3", "model.norm=batch"]
     if scheduler == "plateau":
-        settings += ["scheduler.patience=0", "optimizer.lr=1e-7"]  # so that the lr does fall
+        settings += [
+            "scheduler.patience=0",
+            "scheduler.monitor=train/accuracy",
+            "optimizer.lr=1e-7",
+        ]  # so that the lr does fall
     train_small(tmp_path / "whole", *settings)
     step = STOPS[optimizer, scheduler]
     assert stop_at(tmp_path / "stopped", step, *settings) == 130

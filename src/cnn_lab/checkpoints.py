@@ -1,9 +1,12 @@
-"""When a run's checkpoints are written, and how: best.ckpt and last.ckpt, each always whole."""
+"""A run's checkpoints: when best.ckpt and last.ckpt are written, how, and how they are read."""
 
 import os
+import pickle
 import signal
 import threading
 import time
+import warnings
+import zipfile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,9 +15,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
-from cnn_lab.errors import CnnLabError, RunInterrupted
+from cnn_lab import __version__
+from cnn_lab.config import check_config
+from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted
 from cnn_lab.recorder import Recorder
+from cnn_lab.runs import read_result
+from cnn_lab.trust import check_trusted, printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -135,3 +143,69 @@ class Checkpoints(Checkpoint):
         self._last_time = time.monotonic()
         if self.stop.signal:
             raise RunInterrupted(self.stop.signal)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as plain data and tensors, its config checked; nothing in the file is executed.
+
+    Raises:
+        ConfigError: when it is no checkpoint of this project, or its config is refused.
+    """
+    try:
+        _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files of other kinds, which are refused
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        _check_content(checkpoint)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(f"{path} is not a checkpoint of this project: it is more than data") from error
+    except Exception as error:  # damaged and hostile files make their readers raise anything
+        reason = f": {error}" if isinstance(error, ConfigError) else ""
+        raise ConfigError(f"{path} is not a checkpoint of this project{reason}") from error
+    check_trusted(checkpoint["config"])
+    try:
+        checkpoint["config"] = check_config(checkpoint["config"])
+    except Exception as error:  # a value of a type that nobody would type
+        raise ConfigError(f"{path}{describe_version(path)}: {first_line(error)}") from error
+    return checkpoint
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what could wait for ever or become larger than it is, before it is read."""
+    if not path.is_file():
+        raise ConfigError("it is not a file")
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(item.file_size for item in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ConfigError(f"it would unpack to {unpacked:,} bytes")
+
+
+def _check_content(checkpoint: Any) -> None:
+    """Refuse what is not laid out as a checkpoint, and tensors that claim more than the file holds."""
+    for name, kind in (("config", dict), ("state_dict", dict), ("epoch", int), ("global_step", int)):
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
+            raise ConfigError(f"it has no {name}")
+    for name, value in checkpoint["state_dict"].items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_complex():
+            raise ConfigError(f"{printable(str(name))[:80]} in its state_dict is no weight")
+    seen: set[int] = set()
+    waiting: list[Any] = [checkpoint]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Tensor):
+            if item.device.type != "cpu" or item.nbytes > item.untyped_storage().nbytes():
+                raise ConfigError("it has tensors that are larger than what it holds of them")
+        elif isinstance(item, dict | list | tuple | set) and id(item) not in seen:
+            seen.add(id(item))
+            waiting += item.values() if isinstance(item, dict) else item
+
+
+def describe_version(path: Path) -> str:
+    """A remark for a checkpoint whose run is known to be of another version."""
+    written = read_result(path.absolute().parent.parent).get("versions", {}).get("cnn_lab", __version__)
+    return "" if written == __version__ else f" (of cnn_lab {written[:20]}, and this is {__version__})"
+
+
+def first_line(error: Exception) -> str:
+    """An error's message as one printable line."""
+    return (printable(str(error)).strip() or type(error).__name__).partition("\n")[0]

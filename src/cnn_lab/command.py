@@ -15,6 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from cnn_lab.config import GROUPS, PROJECT, describe_unknown
 from cnn_lab.errors import CnnLabError, ConfigError, suggest
 from cnn_lab.logs import hold_logs
+from cnn_lab.trust import printable
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable for a traceback
 TRACEBACK_ASKED_FOR = os.environ.get(FULL_ERROR) == "1"
@@ -42,7 +43,7 @@ def fail(error: CnnLabError) -> NoReturn:
     """Print an error's message and exit with its code."""
     if TRACEBACK_ASKED_FOR:
         traceback.print_exception(error)
-    sys.stderr.write(f"Error: {error}\n")
+    sys.stderr.write(f"Error: {printable(str(error))}\n")
     sys.exit(error.exit_code)
 
 

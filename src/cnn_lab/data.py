@@ -37,6 +37,7 @@ class ImageDataModule(LightningDataModule):
         name: "MNIST", or what the sample is called. Known after `setup`, like `sizes` and `sample_reason`.
         sizes: images in "train", "val" and "test".
         sample_reason: why the sample stands in for MNIST; empty where it does not.
+        leaves_traces: whether `root` may get a record of the files that were checked, see `mnist.read_mnist`.
     """
 
     input_shape = mnist.IMAGE_SHAPE
@@ -74,6 +75,7 @@ class ImageDataModule(LightningDataModule):
         self.name = "MNIST"
         self.sizes: dict[str, int] = {}
         self.sample_reason = ""
+        self.leaves_traces = True
         self._sets: dict[str, tuple[TensorDataset, Tensor]] = {}
         self._done = (0, 0)  # epochs, and batches of the next one
 
@@ -127,7 +129,7 @@ class ImageDataModule(LightningDataModule):
         self.sizes = {name: len(indices) for name, (_, indices) in self._sets.items()}
 
     def _split_mnist(self) -> dict[str, tuple[TensorDataset, Tensor]]:
-        splits = mnist.read_mnist(self.root)
+        splits = mnist.read_mnist(self.root, self.leaves_traces)
         labels = splits["train"].labels
         if not 0 <= self.val_size < len(labels):
             raise ConfigError(f"data.val_size={self.val_size}: there are {len(labels):,} training images")

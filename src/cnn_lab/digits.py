@@ -4,6 +4,7 @@ The last steps are those of MNIST itself (http://yann.lecun.com/exdb/mnist): the
 pixels with its proportions, and moved so that its centre of mass is the image's centre.
 """
 
+import errno
 import io
 import warnings
 from dataclasses import dataclass
@@ -15,17 +16,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from cnn_lab.errors import ConfigError
+from cnn_lab.trust import printable
 
 SIDE, BOX = 28, 20  # pixels of an image, and of the digit in it
 LARGEST = 100_000_000  # pixels of a picture that is read
-LARGEST_FILE = 200_000_000  # bytes
+LARGEST_FILE = 100_000_000  # bytes
 # Others that Pillow knows are not read: some start programs (EPS), and few have seen as much use.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 WORKING_SIDE = 400  # pixels that larger pictures are reduced to before anything is searched
 LEAST_CONTRAST = 0.12  # between digit and background, of black to white
 LEAST_INK, MOST_INK = 0.0008, 0.7  # share of a picture's pixels that a digit covers
 LONGEST = 9  # a digit's strokes, of its longer side
-THIN, PEN = 0.09, 0.11  # width of strokes, of the digit's longer side: those below get the other, as MNIST's
+THIN, PEN = 0.1, 0.13  # width of strokes, of the digit's longer side: those below get the other, as MNIST's
 SMALLEST_PIECE = 0.06  # of the largest one; less is dust
 WIDEST = 1.8  # a digit's width, of its height
 
@@ -48,39 +50,58 @@ class Digit:
 
 
 def read_digit(source: str | Path | IO[bytes], name: str = "") -> Digit:
-    """Read a picture of a digit from a file of any format that Pillow reads.
+    """Read a picture of a digit from a file of one of `FORMATS`.
 
     Raises:
         ConfigError: naming a file that cannot be read, is no picture, is damaged or has too many pixels.
     """
-    name = name or str(source)
+    name = printable(name or str(source))
     try:
-        content = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
+        content = _read_bytes(source)
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
+    if len(content) > LARGEST_FILE:
+        raise ConfigError(f"{name} has more than {LARGEST_FILE:,} bytes: give a smaller picture")
     if not content:
         raise ConfigError(f"{name} is empty: give a picture, such as a PNG or JPEG file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata, and sizes, which are checked below
-            picture = Image.open(io.BytesIO(content))
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
             if picture.width * picture.height > LARGEST:
                 raise ConfigError(
                     f"{name} has {picture.width:,} x {picture.height:,} pixels, and at most "
                     f"{LARGEST:,} in all are read: give a smaller picture"
                 )
             picture.load()
-            return find_digit(ImageOps.exif_transpose(picture), name)
+            return find_digit(ImageOps.exif_transpose(_reduce(picture)), name)
     except UnidentifiedImageError as error:
-        raise ConfigError(
-            f"{name} is not a picture: give one that Pillow reads, such as PNG or JPEG"
-        ) from error
+        raise ConfigError(f"{name} is not a picture: give a PNG or JPEG file, for example") from error
     except ConfigError:
         raise
     except Image.DecompressionBombError as error:
         raise ConfigError(f"{name} has too many pixels to be read: give a smaller picture") from error
     except Exception as error:  # Pillow's readers raise whatever they meet in a damaged file
-        raise ConfigError(f"{name} is damaged: {error}") from error
+        raise ConfigError(f"{name} is damaged: {printable(str(error))}") from error
+
+
+def _read_bytes(source: str | Path | IO[bytes]) -> bytes:
+    """The content, or one byte more than `LARGEST_FILE`."""
+    if not isinstance(source, str | Path):
+        return source.read(LARGEST_FILE + 1)
+    path = Path(source)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe without a writer, a device
+        raise OSError(errno.EINVAL, "it is not a file (type - to read standard input)")
+    with path.open("rb") as file:
+        return file.read(LARGEST_FILE + 1)
+
+
+def _reduce(picture: Image.Image) -> Image.Image:
+    """A huge picture smaller, in the modes that take most memory in what follows."""
+    factor = max(picture.size) // (4 * WORKING_SIDE)
+    if factor < 2 or not (picture.has_transparency_data or picture.mode.startswith("I")):
+        return picture
+    return picture.convert("RGBA" if picture.has_transparency_data else "I").reduce(factor)
 
 
 def find_digit(picture: Image.Image, name: str = "") -> Digit:
@@ -200,7 +221,7 @@ def _place(strength: np.ndarray) -> np.ndarray:
     canvas = np.zeros((SIDE, SIDE), np.float32)
     middle = ndimage.center_of_mass(small)
     top, left = (
-        int(np.clip(round((SIDE - 1) / 2 - centre), 0, SIDE - side))
+        int(np.clip(round(SIDE / 2 - centre), 0, SIDE - side))
         for centre, side in zip(middle, small.shape, strict=True)
     )
     canvas[top : top + small.shape[0], left : left + small.shape[1]] = small

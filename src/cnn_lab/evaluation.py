@@ -25,11 +25,9 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
     settings = trained.config["trainer"]
     if settings.get("accelerator") != "cpu":
         settings = {**settings, "accelerator": "auto"}  # the run's device, or what there is here
-    data.allow_sample = False  # other images than the run's would say nothing of it
     data.test_each_epoch = False
     classifier.watched = "val"
-    data.prepare_data()
-    data.setup("test")
+    trained.load_data()  # not of the sample, unless it is the run's: that would say nothing of it
     if not data.sizes[split]:
         raise ConfigError(f"there are no {split} images: this run was trained with data.val_size=0")
     trainer = make_trainer(

@@ -99,7 +99,7 @@ def export(run_dir: Path, checkpoint: Path, kind: str = "onnx", output: Path | N
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             raise CnnLabError(f"{checkpoint} cannot be exported as {kind}: {reason}") from error
-        images = _read_test_images(trained.data)
+        images = _read_test_images(trained)
         runtime, predict = open_file(aside, kind)
         difference = compare(trained, images, predict, runtime)
     size = output.stat().st_size
@@ -225,12 +225,10 @@ def compare(
     return difference
 
 
-def _read_test_images(data: Any) -> np.ndarray:
+def _read_test_images(trained: Trained) -> np.ndarray:
     """The test images (n, 28, 28) that there are: the sample's where MNIST cannot be had."""
-    data.allow_sample = True
-    data.prepare_data()
-    data.setup("test")
-    return torch.cat([images for images, _ in data.test_dataloader()]).squeeze(1).numpy()
+    batches = trained.load_data(allow_sample=True).test_dataloader()
+    return torch.cat([images for images, _ in batches]).squeeze(1).numpy()
 
 
 def _check_output(output: Path, kind: str) -> None:

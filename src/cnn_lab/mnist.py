@@ -69,8 +69,11 @@ def is_complete(root: str | Path) -> bool:
 
 
 @functools.lru_cache(maxsize=1)  # the runs of a sweep read it once
-def read_mnist(root: str | Path) -> dict[str, Split]:
+def read_mnist(root: str | Path, leaves_traces: bool = True) -> dict[str, Split]:
     """The official training and test images, as "train" and "test".
+
+    Args:
+        leaves_traces: whether a record may be left beside the files, which spares later reads the checksums.
 
     Raises:
         DataError: naming the file that is missing or damaged, and how to get it anew.
@@ -84,7 +87,7 @@ def read_mnist(root: str | Path) -> dict[str, Split]:
         splits[name] = Split(
             _read_idx(folder, images, checked).reshape(shape), _read_idx(folder, labels, checked)
         )
-    if checked != known:
+    if checked != known and leaves_traces:
         _write_checked(folder, checked)
     return splits
 

@@ -1,5 +1,6 @@
 """The callback that shows in TensorBoard what the network sees and what it gets wrong."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from cnn_lab.sheets import Tile, draw_confusion, draw_sheet
 from cnn_lab.style import NAMES, ORANGE, shade
 
 TIMES = 10  # as many pictures of a name as TensorBoard keeps
-COLUMNS, SIDE = 8, 40  # of a sheet, which is then about as wide as TensorBoard shows it
+COLUMNS, SIDE = 8, 35  # of a sheet, which is then 346 pixels wide: TensorBoard shows 350 unchanged
 MOST_TILES = 32
 BINS = 60  # of a histogram; TensorBoard shows 30
 
@@ -82,7 +83,7 @@ class Pictures(Callback):
             Tile(_to_pixels(trainer, image), f"label {int(label)}")
             for image, label in zip(images, labels, strict=True)
         ]
-        self._show("samples", draw_sheet(tiles, columns=5, side=64), trainer)
+        self._show("samples", draw_sheet(tiles, columns=5, side=58, text_size=13), trainer)
         if isinstance(pl_module.net, CNN):
             if not len(self._first_kernels):
                 self._first_kernels = _read_kernels(pl_module.net)
@@ -95,6 +96,15 @@ class Pictures(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called by Lightning with what `state_dict` gave."""
         self._first_kernels = state_dict["first_kernels"].numpy()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: ImageClassifier, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:  # type: ignore[override]
+        """Show the gradients of an epoch's last step, which validation clears away."""
+        if batch_idx + 1 == trainer.num_training_batches and self._is_due(trainer):
+            named = pl_module.net.named_parameters()
+            gradients = ((name, weights.grad) for name, weights in named if weights.grad is not None)
+            self._add_histograms("gradients", gradients, trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the mistakes of the epoch before."""
@@ -116,7 +126,7 @@ class Pictures(Callback):
             self._show_maps(pl_module.net, trainer)
         if sum(trainer.num_val_batches):
             self._show_answers(pl_module, trainer)
-        self._show_histograms(pl_module, trainer)
+        self._add_histograms("weights", pl_module.net.named_parameters(), trainer)
 
     def on_test_batch_end(
         self,
@@ -167,7 +177,7 @@ class Pictures(Callback):
         tiles = [Tile(shade(tile, scale)) for tile in shown]
         below = f"blue -{scale:.2g}, " if (values < 0).any() else ""
         heading = f"{title}\n{cut}{below}white 0, orange {scale:.2g}"
-        self._show(name, draw_sheet(tiles, COLUMNS, SIDE, heading, text_size=13), trainer)
+        self._show(name, draw_sheet(tiles, COLUMNS, SIDE, heading, text_size=12), trainer)
 
     def _show_kernels(self, net: CNN, trainer: Trainer) -> None:
         kernels = _read_kernels(net)
@@ -200,18 +210,14 @@ class Pictures(Callback):
         ]
         heading = f"Worst mistakes on {split} images\nlabel, guess, probability"
         heading = heading if tiles else f"No mistake on {split} images"
-        self._show("mistakes", draw_sheet(tiles, 4, 90, heading, text_size=13), trainer)
+        self._show("mistakes", draw_sheet(tiles, 4, 76, heading, text_size=12), trainer)
 
-    def _show_histograms(self, classifier: ImageClassifier, trainer: Trainer) -> None:
-        for name, parameter in classifier.net.named_parameters():
-            self._add_histogram(f"weights/{name}", parameter, trainer)
-            if parameter.grad is not None:  # of the last step; the next one sets it to zero
-                self._add_histogram(f"gradients/{name}", parameter.grad, trainer)
-
-    def _add_histogram(self, name: str, values: Tensor, trainer: Trainer) -> None:
-        numbers = values.detach().float().cpu().numpy()
-        if np.isfinite(numbers).all():
-            self.events.experiment.add_histogram(name, numbers, trainer.global_step, bins=BINS)
+    def _add_histograms(self, kind: str, named: Iterable[tuple[str, Tensor]], trainer: Trainer) -> None:
+        for name, values in named:
+            numbers = values.detach().float().cpu().numpy()
+            if np.isfinite(numbers).all():
+                step = trainer.global_step
+                self.events.experiment.add_histogram(f"{kind}/{name}", numbers, step, bins=BINS)
 
 
 def _find_samples(trainer: Trainer, classifier: ImageClassifier) -> tuple[Tensor, Tensor]:

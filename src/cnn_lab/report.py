@@ -16,8 +16,9 @@ from rich.table import Table
 
 from cnn_lab.config import flatten
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs import SWEEP_RECORD, check_inside, read_result, read_status, read_yaml
+from cnn_lab.runs import SWEEP_RECORD, read_result, read_status
 from cnn_lab.screen import Screen, shorten
+from cnn_lab.trust import check_inside, read_yaml
 
 # Where a run went, and on what; a difference in these is none between settings.
 NOT_COMPARED = ("seed", "label", "output_dir", "data.root", "trainer.devices", "trainer.accelerator")
@@ -229,7 +230,7 @@ def _read(path: Path) -> Record:
 def _name_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
     """With `optimizer: Adam` for `optimizer._target_: torch.optim.Adam`."""
     return {
-        key.removesuffix("._target_"): value.rpartition(".")[2] if key.endswith("._target_") else value
+        key.removesuffix("._target_"): str(value).rpartition(".")[2] if key.endswith("._target_") else value
         for key, value in settings.items()
         if key not in NOT_COMPARED and not key.startswith("sweep.")
     }

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from cnn_lab.config import check_config, check_trusted, flatten
+from cnn_lab.config import check_config, flatten
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs import (
     LAST_CHECKPOINT,
@@ -23,6 +22,7 @@ from cnn_lab.runs import (
     read_result,
 )
 from cnn_lab.screen import shorten
+from cnn_lab.trust import check_inside, check_trusted, choose_root, read_yaml
 
 # What may change when a run goes on; all else is what the run is.
 CHANGEABLE = (
@@ -52,14 +52,18 @@ def plan_resume(
     run_dir = find_latest_run(output_dir) if path == "latest" else Path(path).expanduser().absolute()
     if not (run_dir / "config.yaml").is_file():
         raise ConfigError(f"resume={path}: {run_dir} is not a run directory: it has no config.yaml")
+    check_inside(run_dir)
     if not is_helper_process() and is_alive(run_dir):
         raise ConfigError(f"resume={path}: {shorten(run_dir)} is being trained by another process")
-    stored = _read_config(run_dir)
+    stored = read_yaml(run_dir / "config.yaml")
+    check_trusted(stored)
     changes = _read_changes(overrides, stored)
     config = OmegaConf.create(stored)
     for key, value in changes.items():
         OmegaConf.update(config, key, value)
     settings = check_config(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    if settings["data"].get("root") and "data.root" not in changes:
+        settings["data"]["root"] = choose_root(settings["data"]["root"])
     earlier = read_result(run_dir)
     longer = [key for key in LENGTHS if key in changes]
     if earlier.get("status") == "completed" and not longer:
@@ -80,19 +84,6 @@ def plan_resume(
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     typed = [override for override in overrides if not override.startswith(("resume=", "output_dir="))]
     return settings, run_dir, str(earlier.get("label")), [*earlier.get("overrides", []), *typed]
-
-
-def _read_config(run_dir: Path) -> dict[str, Any]:
-    try:
-        stored = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{run_dir / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(stored, dict):
-        raise ConfigError(f"{run_dir / 'config.yaml'} is not the config of a run")
-    check_trusted(stored)
-    return stored
 
 
 def _read_changes(overrides: Sequence[str], stored: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from cnn_lab.config import GROUPS, PROJECT, STORED_DEPTH, UNPRINTABLE, printable, walk_plain
+from cnn_lab.config import GROUPS, PROJECT
 from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.trust import check_inside, printable, read_text
 
 STAMP = "%Y-%m-%d_%H-%M-%S"
 LABEL_LENGTH = 80
@@ -30,19 +31,10 @@ RUN_DIR_VARIABLE = "CNN_LAB_RUN_DIR"
 LOCK = ".lock"
 SWEEP_RECORD = "sweep.yaml"  # in the directory of a sweep, and of nothing else
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
-NO_SETTINGS = (
-    "label",
-    "output_dir",
-    "resume",
-    "sweep",
-    "checkpoint_minutes",
-    "pictures",
-)  # change no network
+# These change no network, only where it goes and what is shown of it.
+NO_SETTINGS = ("label", "output_dir", "resume", "sweep", "checkpoint_minutes", "pictures")
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
 ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
-LARGEST_TEXT = 10_000_000  # bytes of a run's files of text, far more than a run ever writes
-LARGEST_CONFIG = 500_000  # bytes, of which the configs of a long sweep take a tenth
 NUMBER, TEXT = int | float, str | None
 # What others rely on in result.json; what a stranger's has of another type is left out.
 RESULT_TYPES: dict[str, Any] = {
@@ -247,57 +239,6 @@ def find_latest_run(output_dir: Path) -> Path:
     return max(sorted(files), key=lambda file: str(read_result(file.parent).get("started", ""))).parent
 
 
-def check_inside(directory: Path) -> None:
-    """Refuse a run's or a sweep's directory if a link in it leads out, so that whoever uses it stays in it.
-
-    It may itself be a link.
-
-    Raises:
-        ConfigError: naming the link, or a file whose name a terminal would obey.
-    """
-    home = Path(os.path.realpath(directory))
-    for folder, folders, files in os.walk(directory):
-        for path in (Path(folder, name) for name in (*folders, *files)):
-            if UNPRINTABLE.search(path.name):
-                raise ConfigError(f"{printable(str(path))} is refused: its name cannot be printed")
-            target = Path(os.path.realpath(path))
-            if path.is_symlink() and not target.is_relative_to(home):
-                raise ConfigError(f"{path} is refused: it leads outside of {directory}, to {target}")
-
-
-def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
-    """What a file of a run holds.
-
-    Raises:
-        OSError: also for one that is too large, or that is no file, which could let its reader wait for ever.
-        ValueError: when it is no text.
-    """
-    if not path.is_file() or path.stat().st_size > largest:
-        raise OSError(f"{path} is no file of at most {largest:,} bytes")
-    return path.read_text(encoding="utf-8")
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """What a config.yaml or sweep.yaml holds, as plain data.
-
-    Raises:
-        ConfigError: when there is none, or it holds what no run writes.
-    """
-    try:
-        text, depth = read_text(path, LARGEST_CONFIG), 0
-        for event in yaml.parse(text, YAML_LOADER):  # the loader itself would fall from a depth of thousands
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > STORED_DEPTH:
-                raise ValueError("it is nested too deep")
-        content = yaml.load(text, YAML_LOADER)  # noqa: S506 - it is a safe one
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or printable(str(error)).partition("\n")[0]
-        raise ConfigError(f"{path} cannot be read: {reason}") from error
-    for _ in walk_plain(content):
-        pass
-    return content
-
-
 def read_result(path: Path) -> dict[str, Any]:
     """What a run's result.json holds; empty where it cannot be read."""
     try:
@@ -314,7 +255,9 @@ def read_result(path: Path) -> dict[str, Any]:
 def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(kind, dict):
         return isinstance(value, dict) and all(_has_type(value.get(name), kind[name]) for name in kind)
-    return isinstance(value, kind) and not (isinstance(value, int) and value.bit_length() > 64)
+    if isinstance(value, int | float):
+        return isinstance(value, kind) and abs(value) < 1e300  # finite, so that means can be taken
+    return isinstance(value, kind)
 
 
 def _make_printable(value: Any) -> Any:

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from cnn_lab.shapes import Layer
+from cnn_lab.trust import printable
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Screen:
 
     def show(self, renderable: RenderableType, style: str | None = None) -> None:
         """Print a table, or a text as it is: without markup, and never cut to the terminal's width."""
+        renderable = printable(renderable) if isinstance(renderable, str) else renderable
         plain = Console(file=io.StringIO(), width=LOG_WIDTH)
         for console in (self.console, plain):
             console.print(renderable, style=style, markup=False, soft_wrap=isinstance(renderable, str))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from cnn_lab.style import GRAY, load_font, shade
 
 MARGIN, GAP = 12, 6  # pixels
-CELL = (32, 27)  # pixels of a confusion matrix's cell
+CELL = (25, 23)  # pixels of a confusion matrix's cell
 RIGHT = (225, 225, 225)
 
 
@@ -65,7 +65,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Im
 
     The colour of a mistake is its share of its class, up to 5 %; right answers are gray.
     """
-    font = load_font(12)
+    font = load_font(11)
     totals = np.maximum(counts.sum(axis=1), 1)
     colors = shade(counts / totals[:, None], scale=0.05)
     colors[np.diag_indices(len(counts))] = RIGHT
@@ -74,7 +74,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Im
     size = (left + len(counts) * CELL[0] + MARGIN, top + len(counts) * CELL[1] + 44 + MARGIN)
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 3), title, fill="black", font=load_font(16, bold=True))
+    draw.text((MARGIN, MARGIN - 3), title, fill="black", font=load_font(14, bold=True))
     for row, name in enumerate(classes):
         middle = top + (row + 0.5) * CELL[1]
         share = f"{name}  {counts[row, row] / totals[row]:6.1%}"

@@ -28,9 +28,11 @@ def make_figure(
     title: str, width: float, height: float, columns: int = 1, layout: str | None = "constrained"
 ) -> "tuple[Figure, Sequence[Axes]]":
     """Panels side by side, `width` by `height` inches in all, drawn without a screen."""
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rcParams["text.parse_math"] = False  # a setting with a $ is no formula
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     if title:

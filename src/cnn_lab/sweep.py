@@ -42,6 +42,7 @@ from cnn_lab.runs import (
     replace_file,
 )
 from cnn_lab.screen import Screen, shorten
+from cnn_lab.trust import check_inside, read_yaml
 from cnn_lab.watch import Watch
 
 
@@ -135,11 +136,12 @@ class Sweep:
             self.path = make_directory(output_dir / "sweeps", f"{datetime.now():{STAMP}}-{clean_label(name)}")
         else:
             self.path = find_sweep(None if resume == "latest" else resume, output_dir)
+            check_inside(self.path)
             self._check_same(read_record(self.path), settings)
         with hold(self.path):
             self._known = _find_runs(self.path)
             numbers = (path.name.partition("-")[0] for path in self.path.iterdir())
-            self._taken = {int(number) for number in numbers if number.isdigit()}
+            self._taken = {int(number) for number in numbers if number.isdecimal()}
             record = {"kind": self.kind, "typed": self.typed, "swept": self.swept, "settings": settings}
             replace_file(self.path / SWEEP_RECORD, yaml.safe_dump(record, sort_keys=False))
             (self.path / STOP).unlink(missing_ok=True)
@@ -348,8 +350,8 @@ def find_sweep(path: str | Path | None, output_dir: Path) -> Path:
 def read_record(path: Path) -> dict[str, Any]:
     """What sweep.yaml holds; an empty one where it cannot be read."""
     try:
-        return dict(yaml.safe_load((path / SWEEP_RECORD).read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError, yaml.YAMLError):
+        return read_yaml(path / SWEEP_RECORD)
+    except ConfigError:
         return {"kind": None, "swept": {}, "settings": {}}
 
 

@@ -1,6 +1,6 @@
 """A trained network, from its run directory or checkpoint alone: bytes of images in, probabilities out."""
 
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnn_lab.checkpoints import describe_version, first_line, load_checkpoint
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.config import check_config, check_trusted
 from cnn_lab.errors import ConfigError
 from cnn_lab.logs import claim_lightning_logs
 from cnn_lab.model import CNN
 from cnn_lab.trainer import tune_cpu
 from cnn_lab.training import build
+from cnn_lab.trust import choose_root, printable
 
 BATCH = 1_000  # images at a time, which bounds the memory
 
@@ -52,6 +53,26 @@ class Trained:
         """Bytes (n, 28, 28) to what the network takes (n, 1, 28, 28)."""
         return self.data.normalise(torch.tensor(images).unsqueeze(1))
 
+    def load_data(self, allow_sample: bool = False) -> Any:
+        """The data module with its images in memory; nothing is written to where the config points.
+
+        MNIST is read from the run's `data.root` if it is all there, else from the project's own data folder,
+        which is also where it is downloaded to.
+
+        Args:
+            allow_sample: whether the embedded sample may stand in for MNIST where it cannot be had;
+                `data.sample_reason` then says why.
+
+        Raises:
+            DataError: when the images cannot be had, or are damaged.
+        """
+        data = self.data
+        data.root, data.leaves_traces = choose_root(getattr(data, "root", None)), False
+        data.num_workers, data.allow_sample = 0, allow_sample
+        data.prepare_data()
+        data.setup("test")
+        return data
+
     @torch.inference_mode()
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (n, classes), float32, of images (n, 28, 28), uint8, light on dark as MNIST's."""
@@ -82,25 +103,28 @@ def load_trained(path: Path) -> Trained:
     claim_lightning_logs()
     tune_cpu()
     checkpoint = load_checkpoint(path)
-    config = check_config(checkpoint["config"])
-    data, classifier = build(config)
-    try:
-        classifier.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise ConfigError(f"{path} does not fit its own config: {error}") from error
+    config, weights = checkpoint["config"], checkpoint["state_dict"]
+    for device in ("meta", "cpu"):  # on the first a network that the file does not fill costs nothing
+        try:
+            with torch.device(device):
+                data, classifier = build(config)
+        except Exception as error:  # what classes raise that were not made for what a stranger gives them
+            if device == "meta":
+                continue  # as for a network that computes while it is made
+            raise ConfigError(f"{path} cannot be built: {first_line(error)}") from error
+        _check_fit(path, classifier.state_dict(), weights)
+    classifier.load_state_dict(weights)
     return Trained(path, config, data, classifier.eval(), checkpoint["epoch"] + 1)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint as plain data and tensors; nothing in the file is executed.
-
-    Raises:
-        ConfigError: when it is no checkpoint of this project, or its config names a target that it may not.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config = checkpoint["config"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path} is not a checkpoint of this project") from error
-    check_trusted(config)
-    return checkpoint
+def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    misfit = ""
+    for name in (*expected, *found):
+        if name not in found:
+            misfit = f"{name} is missing"
+        elif name not in expected:
+            misfit = f"the network has no {printable(name)[:80]}"
+        elif found[name].shape != expected[name].shape:
+            misfit = f"{name} is {tuple(found[name].shape)}, and the network's {tuple(expected[name].shape)}"
+        if misfit:
+            raise ConfigError(f"{path}{describe_version(path)} does not fit its own config: {misfit}")

@@ -1,6 +1,7 @@
 """The Trainer: which device and precision a run gets, and Lightning's Trainer for them."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,13 +16,16 @@ from cnn_lab.errors import ConfigError
 # glibc's mallopt parameters, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc takes no more
+# What says to each of several machines where the first one is; without any of them it would wait for the others.
+CLUSTER_VARIABLES = ("MASTER_ADDR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LSB_JOBID")
 
 
 def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The trainer's settings with its accelerator and its precision named where they say "auto".
 
     Raises:
-        ConfigError: for a GPU where there is none.
+        ConfigError: for a GPU where there is none, more processes than there are cores, and machines that
+            nothing is known of.
     """
     accelerator = settings.get("accelerator", "auto")
     found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
@@ -35,10 +39,25 @@ def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
                 "type trainer.accelerator=cpu or auto"
             )
         accelerator = found
+    _check_processes(settings, accelerator)
     precision = settings.get("precision", "auto")
     if precision == "auto":
         precision = "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
     return {**settings, "accelerator": accelerator, "precision": precision}
+
+
+def _check_processes(settings: Mapping[str, Any], accelerator: str) -> None:
+    devices, nodes, cores = str(settings.get("devices", 1)), settings.get("num_nodes", 1), os.cpu_count() or 1
+    if accelerator == "cpu" and devices.isdecimal() and int(devices) > cores:
+        raise ConfigError(
+            f"trainer.devices={devices} would start {devices} processes on a CPU with {cores} "
+            f"core{'s' if cores > 1 else ''}; type trainer.devices=1"
+        )
+    if isinstance(nodes, int) and nodes > 1 and not any(name in os.environ for name in CLUSTER_VARIABLES):
+        raise ConfigError(
+            f"trainer.num_nodes={nodes}: nothing says where the other machines are; type trainer.num_nodes=1, "
+            "or start the run on each of them with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
+        )
 
 
 def has_bfloat16(accelerator: str) -> bool:

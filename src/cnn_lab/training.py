@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningDataModule, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 
 from cnn_lab import __version__
-from cnn_lab.checkpoints import Checkpoints, StopRequest, WholeFiles
+from cnn_lab.checkpoints import Checkpoints, StopRequest, WholeFiles, load_checkpoint
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.config import PROJECT
 from cnn_lab.display import Display
@@ -119,8 +119,6 @@ def train(
 
 def _note_resumption(run: Run, checkpoint: Path) -> int:
     """Record that the run goes on; returns the first optimizer step after the checkpoint."""
-    from cnn_lab.trained import load_checkpoint
-
     # It knows of no other way to find the next batch than that of its own stateful loaders.
     warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
     step = load_checkpoint(checkpoint)["global_step"]
