@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cnn_lab.command import fail, run_command
-from cnn_lab.config import check_config
+from cnn_lab.config import check_config, list_typed
 from cnn_lab.errors import CnnLabError
 from cnn_lab.job import run_job
 from cnn_lab.resume import plan_resume
@@ -23,7 +23,7 @@ def main(config: DictConfig) -> None:
         run_job(config)
         return
     try:
-        train_once(config, list(hydra_config.overrides.task))
+        train_once(config, list_typed(hydra_config.overrides.task))
     except CnnLabError as error:
         fail(error)  # here, since Hydra adds a line of its own to what leaves this function
 

@@ -1,7 +1,9 @@
 """What the tests share: the user's commands, without network, and runs that several tests look at."""
 
 import atexit
+import contextlib
 import functools
+import importlib.util
 import json
 import os
 import shutil
@@ -9,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from omegaconf import DictConfig
 
 from cnn_lab import mnist, runs
 from cnn_lab.config import PROJECT
+from forked import run_forked
 
 
 def link_mnist() -> Path:
@@ -44,21 +47,24 @@ ENVIRONMENT = {
     "no_proxy": "",
     "OMP_NUM_THREADS": "1",
 }
+os.environ["OMP_NUM_THREADS"] = ENVIRONMENT["OMP_NUM_THREADS"]  # also of what commands are forked from
 FAST = ["data=sample", "trainer.accelerator=cpu", "trainer.limit_train_batches=4"]
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run_script(name: str, *arguments: str, cwd: Path = PROJECT, **environment: str) -> Any:
-    """Run a script as a user does, without network and without a terminal."""
-    return subprocess.run(
-        [sys.executable, str(PROJECT / "scripts" / name), *arguments],
-        cwd=cwd,
-        env={**os.environ, **ENVIRONMENT, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def run_script(
+    name: str, *arguments: str, cwd: Path = PROJECT, fresh: bool = False, **environment: str
+) -> Any:
+    """Run a script as a user does, without network and without a terminal.
+
+    With `fresh`, or where processes of its own are started, in an interpreter that starts from nothing.
+    """
+    script, variables = PROJECT / "scripts" / name, {**os.environ, **ENVIRONMENT, **environment}
+    if not fresh and not any("hydra/launcher=" in argument for argument in arguments):
+        return run_forked(script, arguments, cwd, variables)
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
 
 
 def start_script(name: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
@@ -75,6 +81,30 @@ def start_script(name: str, *arguments: str, **options: Any) -> subprocess.Popen
 def train_command(*arguments: str, **options: Any) -> Any:
     """Run scripts/train.py."""
     return run_script("train.py", *arguments, **options)
+
+
+@contextlib.contextmanager
+def open_browser(*arguments: str) -> Iterator[Any]:
+    """A Chromium without a window that logs what it asks for; without one here, the test is skipped."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+    if not (browser and driver and importlib.util.find_spec("selenium")):
+        pytest.skip("needs chromium, chromedriver and selenium")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-proxy-server", *arguments):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "localhost,127.0.0.1")
+        opened = webdriver.Chrome(options=options, service=Service(driver))
+        try:
+            yield opened
+        finally:
+            opened.quit()
 
 
 def only_run(output_dir: Path) -> Path:
@@ -101,7 +131,7 @@ class TrainedRun:
         self.output_dir = output_dir
         arguments = ["data=sample", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
         arguments += ["model.channels=[8,16]", "trainer.log_every_n_steps=10", f"output_dir={output_dir}"]
-        self.process = train_command(*arguments)
+        self.process = train_command(*arguments, fresh=True)
         assert self.process.returncode == 0, self.process.stderr
         self.path = only_run(output_dir)
         self.result = read_result(self.path)

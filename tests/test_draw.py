@@ -23,19 +23,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from cnn_lab.config import PROJECT
-from cnn_lab.drawing import CANVAS, PEN, look
+from cnn_lab.drawing import CANVAS, PEN, listen, look
+from cnn_lab.errors import ConfigError
 from cnn_lab.trained import Trained, load_trained
-from conftest import TrainedRun, run_script, start_script
+from conftest import TrainedRun, open_browser, run_script, start_script
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="Gradio is not installed: pip install -e '.[draw]'"
-)
-needs_browser = pytest.mark.skipif(
-    not (BROWSER and DRIVER and importlib.util.find_spec("selenium")),
-    reason="needs chromium, chromedriver and selenium",
 )
 
 Stroke = Sequence[tuple[float, float]]
@@ -70,28 +64,6 @@ def start_server(run: TrainedRun, folder: Path) -> Iterator[tuple[subprocess.Pop
 @pytest.fixture(scope="module")
 def network(trained: TrainedRun) -> Trained:
     return load_trained(trained.path / "checkpoints" / "best.ckpt")
-
-
-@contextlib.contextmanager
-def open_browser(address: str) -> Iterator[Any]:
-    """A browser without a window, and with a log of all that it asks for."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-proxy-server"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "localhost,127.0.0.1")
-        browser = webdriver.Chrome(options=options, service=Service(DRIVER))
-        try:
-            browser.get(address)
-            wait_for(lambda: find(browser, ".board canvas"))
-            yield browser
-        finally:
-            browser.quit()
 
 
 def wait_for(ask: Any, seconds: float = 20) -> Any:
@@ -153,10 +125,11 @@ def paint(strokes: Sequence[Stroke]) -> str:
 
 
 @needs_gradio
-@needs_browser
 def test_strokes_of_the_mouse_give_the_digit(trained: TrainedRun, tmp_path: Path) -> None:
     """One test, since starting a server and a browser takes most of its time."""
-    with start_server(trained, tmp_path) as (process, address), open_browser(address) as browser:
+    with open_browser() as browser, start_server(trained, tmp_path) as (process, address):
+        browser.get(address)
+        wait_for(lambda: find(browser, ".board canvas"))
         assert browser.title == "Draw a digit - cnn-lab"
         assert trained.path.name in find(browser, ".head").text
         check_digits(browser)
@@ -216,28 +189,24 @@ def check_only_this_machine_listens(port: int) -> None:
         socket.create_connection(("127.0.0.2", port), timeout=5).close()
 
 
-def test_a_port_that_is_in_use(trained: TrainedRun) -> None:
+def test_a_port_that_is_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        done = run_script("draw.py", str(trained.path), "--port", str(port))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"Error: port {port} of 127.0.0.1 is in use by another program; type --port PORT with another one, or "
-        "--port 0 for any that is free\n"
+        with pytest.raises(ConfigError) as caught:
+            listen("127.0.0.1", port)
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == (
+        f"port {port} of 127.0.0.1 is in use by another program; type --port PORT with another one, or "
+        "--port 0 for any that is free"
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--port", "70000"], "argument --port: 70000 is no port: give a number from 0 to 65535"),
-        (["--host", "192.0.2.1"], "Error: --host 192.0.2.1 --port 7860 cannot be listened on: "),
-    ],
-)
-def test_what_cannot_be_listened_on(trained: TrainedRun, arguments: list[str], message: str) -> None:
-    done = run_script("draw.py", str(trained.path), *arguments)
+def test_what_cannot_be_listened_on(trained: TrainedRun) -> None:
+    with pytest.raises(ConfigError, match=r"^--host 192\.0\.2\.1 --port 7860 cannot be listened on: "):
+        listen("192.0.2.1", 7860)
+    done = run_script("draw.py", str(trained.path), "--port", "70000")
     assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr
+    assert "argument --port: 70000 is no port: give a number from 0 to 65535" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -251,7 +220,7 @@ def test_a_run_without_a_checkpoint(trained: TrainedRun, tmp_path: Path) -> None
 def test_without_gradio_it_says_what_to_install(trained: TrainedRun, tmp_path: Path) -> None:
     (tmp_path / "gradio.py").write_text("raise ImportError")
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = run_script("draw.py", str(trained.path), "--port", "0", cwd=PROJECT, PYTHONPATH=paths)
+    done = run_script("draw.py", str(trained.path), "--port", "0", fresh=True, PYTHONPATH=paths)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "Error: drawing needs Gradio, which is not installed; type: pip install -e '.[draw]'\n"

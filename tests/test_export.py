@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import cnn_lab.export
-from cnn_lab import mnist
+from cnn_lab import mnist, trust
 from cnn_lab.config import PROJECT, check_config
-from cnn_lab.data import ImageDataModule
 from cnn_lab.errors import CnnLabError, ConfigError, DataError
 from cnn_lab.export import FILES, TOLERANCE, compare, describe, export, open_file, serialise
 from cnn_lab.launchers import install_hint
@@ -46,9 +45,8 @@ torch.export.load("model.pt2", extra_files=extra)
 classes = json.loads(extra["metadata.json"])["classes"]""",
 }
 UNUSED = {"onnx": {"cnn_lab", "torch", "onnx"}, "torch": {"cnn_lab", "lightning"}}
-NETWORKS = [
-    ("channels=[4]", "kernel_sizes=1", "pool=none", "activation=relu", "hidden=[]"),
-    ("channels=[4,6]", "kernel_sizes=[2,4]", "pool=avg", "activation=gelu", "norm=batch", "hidden=[8]"),
+NETWORKS = [  # with ReLU there is the trained run
+    ("channels=[4,6,5]", "kernel_sizes=[2,4,1]", "pool=[avg,avg,none]", "activation=gelu", "norm=batch", "hidden=[]"),
     ("channels=[4,6]", "kernel_sizes=[7,5]", "strides=[2,1]", "paddings=[3,0]", "pool=[none,max]",
      "activation=silu", "norm=batch", "hidden=[8,6]", "dropout=0.5"),
     ("channels=[4,6,8]", "kernel_sizes=[3,6,2]", "paddings=1", "pool=[max,none,avg]", "activation=elu"),
@@ -225,9 +223,11 @@ def test_where_mnist_cannot_be_had_the_samples_test_images_check(
         raise DataError("no network")
 
     monkeypatch.setattr(mnist, "download_mnist", fail)
-    data = ImageDataModule(str(tmp_path), allow_sample=False)
-    images = cnn_lab.export._read_test_images(data)
-    assert (images.shape, data.name) == ((500, 28, 28), "MNIST sample (5,000)")
+    monkeypatch.setattr(trust, "OWN_ROOT", str(tmp_path))
+    trained = make_trained("channels=[4]")
+    trained.data.root = str(tmp_path)
+    images = cnn_lab.export._read_test_images(trained)
+    assert (images.shape, trained.data.name) == ((500, 28, 28), "MNIST sample (5,000)")
     assert np.array_equal(images[:50], DIGITS)
 
 

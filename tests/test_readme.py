@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +29,13 @@ EVALUATE = [
     line.partition("scripts/evaluate.py")[2].split() for line in COMMANDS if "scripts/evaluate.py" in line
 ]
 REPORT = [line for line in COMMANDS if "scripts/report.py" in line]
+LOOKED = {
+    name: [
+        line.partition(f"scripts/{name}.py")[2].split() for line in COMMANDS if f"scripts/{name}.py" in line
+    ]
+    for name in ("explain", "predict", "export")
+}
+RESUMED = [arguments for arguments in TRAIN if "resume=latest" in arguments]  # needs a run to go on with
 SMALL = [
     "data.root=null",
     "trainer.limit_train_batches=1",
@@ -39,13 +47,18 @@ RUNS |= {"search=cnn": 3, "experiment=channel_widths": 4}
 
 
 def test_the_commands_are_found() -> None:
-    assert (len(TRAIN), len(EVALUATE), len(REPORT), len(COMMANDS)) == (12, 2, 1, 17)
+    assert (len(TRAIN), len(EVALUATE), len(REPORT), len(COMMANDS)) == (14, 2, 1, 26)
+    assert [len(lines) for lines in LOOKED.values()] == [2, 2, 2]
+    assert len(RESUMED) == 2
+    assert "python scripts/draw.py" in COMMANDS  # by test_draw.py
     assert COMMANDS[0].endswith(".venv/bin/python scripts/train.py")
     assert COMMANDS[1].endswith("/pytest")
     assert "grep -m 1 -- '/pytest$' README.md" in (PROJECT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("arguments", [item for item in TRAIN if item not in LAUNCHED], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [item for item in TRAIN if item not in [*LAUNCHED, *RESUMED]], ids=" ".join
+)
 def test_every_training_command_runs(arguments: list[str], tmp_path: Path) -> None:
     quick = [] if arguments == ["--help"] else [*SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path}"]
     if "search=cnn" in arguments:
@@ -74,9 +87,40 @@ def test_every_evaluation_command_runs(arguments: list[str], trained: TrainedRun
     assert "accuracy" in done.stdout
 
 
-def test_the_benchmark_of_sweeps_starts() -> None:
-    assert "`python benchmarks/sweeps.py`" in TEXT
-    command = [sys.executable, str(PROJECT / "benchmarks" / "sweeps.py"), "--help"]
+def test_the_commands_to_go_on_run(tmp_path: Path) -> None:
+    first, longer = RESUMED
+    outputs = f"output_dir={tmp_path}"
+    assert train_command(*SMALL, "trainer.max_epochs=1", outputs).returncode == 0
+    again = train_command(*first, outputs)
+    assert (again.returncode, "is completed (1 epochs)" in again.stderr) == (2, True)
+    done = train_command(*[item.replace("=20", "=2") for item in longer], outputs)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", LOOKED["explain"] + LOOKED["export"], ids=" ".join)
+def test_every_command_that_looks_inside_runs(
+    arguments: list[str], trained: TrainedRun, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    name = "export" if "--format" in arguments else "explain"
+    done = run_script(f"{name}.py", str(run), *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", LOOKED["predict"], ids=" ".join)
+def test_every_command_that_predicts_runs(arguments: list[str], trained: TrainedRun, tmp_path: Path) -> None:
+    paths = [str(PROJECT / item) if item.startswith("docs/") else item for item in arguments]
+    done = run_script("predict.py", *paths, "--run", str(trained.path), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "photo.jpg" in done.stdout
+    assert (tmp_path / "guess.png").exists() == ("--show" in arguments)
+
+
+@pytest.mark.parametrize("name", ["sweeps", "digits", "robustness"])
+def test_the_other_benchmarks_start(name: str) -> None:
+    assert f"`python benchmarks/{name}.py" in TEXT
+    command = [sys.executable, str(PROJECT / "benchmarks" / f"{name}.py"), "--help"]
     assert subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -158,6 +202,6 @@ def test_the_packages_it_needs_are_declared() -> None:
     for path in [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "scripts").glob("*.py")]:
         imported |= set(re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE))
     declared = (PROJECT / "pyproject.toml").read_text()
-    distributions = {"hydra": "hydra-core", "yaml": "pyyaml"}
+    distributions = {"hydra": "hydra-core", "yaml": "pyyaml", "PIL": "pillow"}
     third_party = imported - set(sys.stdlib_module_names) - {"cnn_lab", "hydra_plugins"}
     assert {name for name in third_party if f'"{distributions.get(name, name)}' not in declared} == set()

@@ -6,10 +6,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
+
+from cnn_lab.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -151,6 +155,29 @@ class ImageClassifier(LightningModule):
             if schedule:
                 settings["lr_scheduler"] = schedule
         return settings
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip a fused optimizer's gradients too, which Lightning refuses with mixed precision.
+
+        Raises:
+            ConfigError: where it is right, since the optimizer itself is to undo the scaling of gradients.
+        """
+        precision = self.trainer.precision_plugin
+        if not isinstance(precision, MixedPrecision) or not gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif precision.scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            super(MixedPrecision, precision).clip_gradients(optimizer, gradient_clip_val, algorithm)
+        else:
+            raise ConfigError(
+                f"trainer.gradient_clip_val does not go with trainer.precision={precision.precision} and "
+                "optimizer.fused=true; type optimizer.fused=false or trainer.precision=32-true"
+            )
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a schedule. Lightning would step one that watches a metric after the epoch's checkpoint."""

@@ -1,9 +1,10 @@
 """What the scripts share: every failure becomes one message on standard error and an exit code."""
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
@@ -15,9 +16,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from cnn_lab.config import GROUPS, PROJECT, describe_unknown
 from cnn_lab.errors import CnnLabError, ConfigError, suggest
 from cnn_lab.logs import hold_logs
+from cnn_lab.runs import is_helper_process
 from cnn_lab.trust import printable
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable for a traceback
+# Hydra's own settings that have a meaning here. Others would let it write where no run looks for its files.
+HYDRA_SETTINGS = ("launcher", "sweeper", "mode", "verbose", "searchpath", "job.env_set", "help")
 TRACEBACK_ASKED_FOR = os.environ.get(FULL_ERROR) == "1"
 
 
@@ -26,6 +30,8 @@ def run_command(main: Callable[[], None]) -> None:
     hold_logs()
     os.environ[FULL_ERROR] = "1"  # so that Hydra raises its errors instead of printing them
     try:
+        if not is_helper_process():  # Lightning adds some when it starts one
+            _check_hydra_settings(sys.argv[1:])
         main()
     except CnnLabError as error:
         fail(error)
@@ -37,6 +43,17 @@ def run_command(main: Callable[[], None]) -> None:
         fail(explained)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _check_hydra_settings(typed: Sequence[str]) -> None:
+    for override in typed:
+        found = re.match(r"\s*[+~]*\s*hydra(?:[./](?P<name>[^=@]*))?\s*(?:[=@]|$)", override)
+        name = (found["name"] or "").strip() if found else ""
+        if found and not re.match(rf"({'|'.join(HYDRA_SETTINGS)})([./]|$)", name):
+            raise ConfigError(
+                f"{override:.100} cannot be set: of Hydra's own settings there are "
+                + ", ".join(f"hydra.{item}" for item in HYDRA_SETTINGS)
+            )
 
 
 def fail(error: CnnLabError) -> NoReturn:

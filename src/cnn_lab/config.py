@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from cnn_lab import mnist
@@ -112,6 +112,7 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
         check_ranges(group, plain[group])
     _check_training_length(plain["trainer"])
     _check_monitors(plain)
+    _check_watched(plain)
     if plain["data"]["_target_"] == "cnn_lab.data.ImageDataModule":
         _check_mnist(plain)
         if plain["model"]["_target_"] == "cnn_lab.model.CNN":
@@ -132,6 +133,11 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def list_typed(overrides: ListConfig) -> list[str]:
+    """Hydra's record of what was typed, as it was: what looks like an interpolation is not resolved."""
+    return OmegaConf.to_container(overrides)  # type: ignore[return-value]
 
 
 def describe_unknown(config: DictConfig, key: str) -> str:
@@ -177,7 +183,8 @@ def _check_names(prefix: str, node: Mapping[str, Any], known: list[str], owner: 
 
 def _unknown(prefix: str, name: str, known: list[str], owner: str = "") -> str:
     of = f" of {owner}" if owner else ""
-    return f"{prefix}{name} is no setting{of}{suggest(name, known)} (there are {', '.join(known)})"
+    there_are = f"there are {', '.join(known)}" if known else "it has none"
+    return f"{prefix}{name} is no setting{of}{suggest(name, known)} ({there_are})"
 
 
 def _supplied(group: str, name: str) -> str:
@@ -231,6 +238,24 @@ def _check_monitors(config: Mapping[str, Any]) -> None:
         if metric not in MONITORS:
             near = suggest(metric, MONITORS)
             raise ConfigError(f"{key}={metric} is not an option{near} (there are {', '.join(MONITORS)})")
+
+
+def _check_watched(config: Mapping[str, Any]) -> None:
+    """What watches validation images needs some, and a schedule needs them after each epoch."""
+    trainer, early_stopping = config["trainer"], config["early_stopping"]
+    watching = {"scheduler.monitor": config["scheduler"].get("monitor")}
+    every = trainer.get("check_val_every_n_epoch", 1)
+    problem = f"trainer.check_val_every_n_epoch={_show(every)}" if every != 1 else ""
+    if trainer.get("limit_val_batches") == 0:
+        watching["early_stopping.monitor"] = early_stopping["patience"] and early_stopping["monitor"]
+        problem = "trainer.limit_val_batches=0"
+    for key, metric in watching.items():
+        if problem and metric and metric.startswith("val/"):
+            near = metric.replace("val", "train")
+            raise ConfigError(
+                f"{key}={metric} needs validation after each epoch, which {problem} leaves out; "
+                f"type {key}={near}"
+            )
 
 
 def _check_mnist(config: Mapping[str, Any]) -> None:

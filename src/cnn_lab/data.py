@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
 from cnn_lab import mnist
 from cnn_lab.errors import ConfigError, DataError
@@ -147,8 +147,9 @@ class ImageDataModule(LightningDataModule):
         return "test" if self.test_each_epoch else "val"
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of `batch_size` in an order of its own each epoch."""
-        return self._load("train", self.batch_size, shuffle=True)
+        """Batches of `batch_size` in an order of its own each epoch, or always the same ones to overfit."""
+        is_to_overfit = bool(self.trainer and self.trainer.overfit_batches)
+        return self._load("train", self.batch_size, shuffle=not is_to_overfit)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The split that is watched, in batches of `eval_batch_size`; an empty list for none."""
@@ -161,7 +162,9 @@ class ImageDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Turn bytes on the device into what the network takes, and what the loss takes."""
         images, labels = batch
-        return self.normalise(images), labels.long()
+        classifier = self.trainer.lightning_module if self.trainer else None
+        dtype = classifier.dtype if classifier else torch.float32  # with trainer.precision=64-true another
+        return self.normalise(images).to(dtype), labels.long()  # type: ignore[arg-type]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bytes to float32 of the same shape: the arithmetic of torchvision's ToTensor and Normalize."""
@@ -176,7 +179,7 @@ class ImageDataModule(LightningDataModule):
         sampler = BatchIndices(indices, batch_size, shuffle, self.seed)
         if self.trainer:
             sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
-        if shuffle:
+        if name == "train":
             sampler.skip(*self._done)
         return DataLoader(
             dataset,
@@ -188,8 +191,10 @@ class ImageDataModule(LightningDataModule):
         )
 
 
-class BatchIndices(Sampler[Tensor]):
+class BatchIndices(SequentialSampler):
     """The indices of one batch after another, int64, each of shape (at most `batch_size`,).
+
+    A SequentialSampler since Lightning, with `trainer.overfit_batches`, puts one in the place of any other.
 
     With `shuffle` the order depends on `seed` and the epoch, and on nothing that ran before. Of several
     processes (`world_size`) each takes its share; when shuffled, the last image may be seen twice to make the

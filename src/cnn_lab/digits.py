@@ -18,6 +18,7 @@ from scipy import ndimage
 from cnn_lab.errors import ConfigError
 from cnn_lab.trust import printable
 
+SURE = 0.5  # the least probability of a guess; less is unsure
 SIDE, BOX = 28, 20  # pixels of an image, and of the digit in it
 LARGEST = 100_000_000  # pixels of a picture that is read
 LARGEST_FILE = 100_000_000  # bytes

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from cnn_lab.digits import BOX, SIDE, find_digit
+from cnn_lab.digits import BOX, SIDE, SURE, find_digit
 from cnn_lab.errors import ConfigError
 from cnn_lab.launchers import install_hint
 from cnn_lab.runs import read_result
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from cnn_lab.trained import Trained
 
-UNSURE = 0.5  # a guess with a smaller probability is called unsure
 CANVAS, PEN, ERASER = 320, 24, 48  # pixels
 SEEN_SIDE, MAP_SIDE = 112, 56  # pixels, multiples of the sides of images and of most maps
 LEAST_COLUMNS = 8  # of maps in a row
@@ -86,7 +85,7 @@ def _feature_maps(trained: "Trained", pixels: np.ndarray) -> list[np.ndarray]:
 
 def _phrase(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[str, str]:
     second, first = np.argsort(probabilities)[-2:]
-    if probabilities[first] >= UNSURE:
+    if probabilities[first] >= SURE:
         return classes[first], f"with probability {probabilities[first]:.2%}"
     return "Unsure", f"perhaps {classes[first]}, perhaps {classes[second]}"
 
@@ -96,7 +95,7 @@ def _format_guess(
 ) -> str:
     shares = [0.0] * len(classes) if probabilities is None else probabilities.tolist()
     bars = "".join(
-        f"<li{' class=best' if share >= UNSURE else ''}><b>{html.escape(name)}</b>"
+        f"<li{' class=best' if share >= SURE else ''}><b>{html.escape(name)}</b>"
         f'<span class="track"><i style="width: {share:.1%}"></i></span>'
         f"<span>{'' if probabilities is None else format(share, '.2%')}</span></li>"
         for name, share in zip(classes, shares, strict=True)

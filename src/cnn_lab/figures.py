@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WIDTH = 9  # inches
 BARS_SHOWN = 20
+MARKED_EPOCHS = 30  # more points would run into each other
 LABELS_SHOWN = 10
 LOG_RATIO = 20  # from which on numbers are spread over a logarithmic axis
 
@@ -32,16 +33,30 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
                 if row.get(f"{split}/{quantity}") is not None
             ]
             if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=NAMES[split], **style)
+                marker = "o" if len(points) <= MARKED_EPOCHS else ""
+                axes.plot(
+                    *zip(*points, strict=True), marker=marker, markersize=4, label=NAMES[split], **style
+                )
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False)
         if quantity == "accuracy":
+            _mark_best(axes, rows)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         else:
             axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
     figure.savefig(path, dpi=DPI)
+
+
+def _mark_best(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+    """A ring around the epoch whose weights are kept as the best."""
+    measured = [row for row in rows if row.get("val/accuracy") is not None]
+    if measured:
+        best = max(measured, key=lambda row: row["val/accuracy"])
+        label = f"best: {best['val/accuracy']:.2%}, epoch {best['epoch']}"
+        style = {"linestyle": "", "marker": "o", "markersize": 10, "markerfacecolor": "none"}
+        axes.plot([best["epoch"]], [best["val/accuracy"]], color="black", label=label, **style)
 
 
 def draw_report(settings: "Sequence[Setting]", names: Mapping[str, str], path: Path, title: str) -> None:

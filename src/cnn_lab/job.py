@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from cnn_lab.config import check_config
+from cnn_lab.config import check_config, list_typed
 from cnn_lab.errors import CnnLabError, RunPruned
 from cnn_lab.launchers import take_gpu
 from cnn_lab.logs import hold_logs
@@ -26,7 +26,7 @@ def run_job(config: DictConfig) -> None:
     """Train in the directory that the sweep chose. A failure is recorded there and goes no further."""
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
-    overrides = list(hydra.overrides.task)
+    overrides = list_typed(hydra.overrides.task)
     if (run_dir.parent / STOP).exists():
         with contextlib.suppress(OSError):  # it is not empty
             run_dir.rmdir()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cnn_lab.digits import SIDE, Digit, read_digit
+from cnn_lab.digits import SIDE, SURE, Digit, read_digit
 from cnn_lab.errors import ConfigError
 from cnn_lab.sheets import MARGIN, enlarge
 from cnn_lab.style import BLUE, GRAY, load_font
@@ -18,7 +18,6 @@ from cnn_lab.trained import Trained
 
 PICTURE, BARS, HEAD = 200, 320, 66  # pixels
 SHOWN = 100  # rows of a picture
-SURE = 0.5  # the least probability of a guess
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
@@ -127,6 +126,7 @@ def _draw_row(prediction: Prediction) -> Image.Image:
     draw.text((MARGIN, MARGIN), title, fill="black", font=load_font(18, bold=True))
     given = digit.given.convert("RGB")
     given.thumbnail((PICTURE, PICTURE))
+    given = enlarge(np.asarray(given), PICTURE)
     pictures = {"given": given}
     if not digit.problem:
         pictures["seen by the network"] = enlarge(digit.pixels, PICTURE)

@@ -1,5 +1,6 @@
 """Which numbers each setting may take: one table for the configs and for the classes they configure."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,10 +26,11 @@ RANGES: dict[str, dict[str, str]] = {
         "jobs_per_gpu": "[1, inf)",
     },
     "data": {
-        "batch_size": "[1, inf)",
-        "eval_batch_size": "[1, inf)",
-        "num_workers": "[0, inf)",
+        "batch_size": "[1, 1000000]",
+        "eval_batch_size": "[1, 1000000]",
+        "num_workers": "[0, 64]",
         "split_seed": "[0, inf)",
+        "mean": "(-inf, inf)",
         "std": "(0, inf)",
     },
     "model": {
@@ -67,8 +69,15 @@ RANGES: dict[str, dict[str, str]] = {
         "accumulate_grad_batches": "[1, inf)",
         "gradient_clip_val": "[0, inf)",
         "check_val_every_n_epoch": "[1, inf)",
+        "val_check_interval": "(0, inf)",
+        "limit_train_batches": "(0, inf)",
+        "limit_val_batches": "[0, inf)",
+        "limit_test_batches": "[0, inf)",
+        "overfit_batches": "[0, inf)",
     },
 }
+
+LARGEST_INT = 10**18  # what libraries compute with fits into 64 bits
 
 
 def check_range(key: str, value: Any, interval: str) -> None:
@@ -83,13 +92,17 @@ def check_range(key: str, value: Any, interval: str) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ConfigError(f"{key}={value:.100g} is out of range: it must have at most 18 digits")
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
     below = value <= high if interval[-1] == "]" else value < high
     if above and below:
         return
     words = f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"
-    if high != float("inf"):
+    if (low, high) == (-math.inf, math.inf):
+        words = "a finite number"
+    elif high != math.inf:
         words += f" and {'at most' if interval[-1] == ']' else 'below'} {high:.10g}"
     raise ConfigError(f"{key}={value} is out of range: it must be {words}")
 

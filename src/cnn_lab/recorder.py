@@ -85,6 +85,7 @@ class Recorder(Callback):
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": round(time.perf_counter() - self._epoch_start, 3),
         }
+        self._measured = {}  # not every epoch need be validated
         self._images_seen += int(pl_module.train_metrics.count)
         self._seconds_seen += row["seconds"]
         self.is_best = self._note_best(row)

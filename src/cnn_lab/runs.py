@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,7 +142,7 @@ def is_helper_process() -> bool:
 
 @contextlib.contextmanager
 def new_run_directory(parent: Path, name: str) -> Iterator[Path]:
-    """Make a directory for a run, and remove it again if nothing was written into it.
+    """Make a directory for a run, and remove it again if it is empty, or its settings make no run after all.
 
     A helper process gets the one that the process that started it has made.
 
@@ -155,6 +156,9 @@ def new_run_directory(parent: Path, name: str) -> Iterator[Path]:
     os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
         yield path
+    except ConfigError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     finally:
         with contextlib.suppress(OSError):  # it is not empty
             path.rmdir()

@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from cnn_lab.config import list_typed
 from cnn_lab.errors import ConfigError
 from cnn_lab.launchers import check_launcher, install_hint
 from cnn_lab.runs import read_rows
@@ -49,7 +50,7 @@ def search(
     settings = config.hydra.sweeper
     _build(settings.pruner)
     sampler = _build(settings.sampler)
-    sweep = Sweep("search", drawn, config.hydra.overrides.task, config, context, task_function)
+    sweep = Sweep("search", drawn, list_typed(config.hydra.overrides.task), config, context, task_function)
     sweep.total = settings.n_trials
     corners = [sweep.check([*fixed, *_overrides(params)]) for params in _find_corners(space)]
     if all(job.error for job in corners):

@@ -15,6 +15,8 @@ ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
 NORMS = ("none", "batch")
 POOLS = ("none", "max", "avg")
 POOL_SIZE = 2
+# Far more than any small network has, and within the memory of most machines with what training adds.
+MOST_PARAMETERS, MOST_VALUES = 500_000_000, 20_000_000
 
 T = TypeVar("T")
 
@@ -78,7 +80,7 @@ def plan_cnn(
 
     Raises:
         ConfigError: for a value that is no option or out of range, for lists of different lengths, and for a
-            layer that does not fit its input, which it names.
+            layer that does not fit its input, which it names, and for a network that no machine trains.
     """
     if not channels:
         raise ConfigError("model.channels is empty: give the output channels of each block, as in [32,64]")
@@ -120,7 +122,24 @@ def plan_cnn(
     for name, outputs in zip(names, [*hidden, num_classes], strict=True):
         layers.append(Layer(name, "linear", (outputs,), (features + 1) * outputs, features * outputs))
         features = outputs
+    _check_size(layers)
     return blocks, layers
+
+
+def _check_size(layers: Sequence[Layer]) -> None:
+    parameters = sum(layer.parameters for layer in layers)
+    values = sum(math.prod(layer.output) for layer in layers)
+    limits = {"parameters": (parameters, MOST_PARAMETERS), "values for each image": (values, MOST_VALUES)}
+    for what, (count, most) in limits.items():
+        if count > most:
+            raise ConfigError(
+                f"this network would have {_count(count)} {what}, and {_count(most)} is the most: use fewer "
+                "channels, a smaller model.hidden, smaller kernels and paddings, or more pooling"
+            )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10**15 else f"{number:.0e}"
 
 
 def _block_layers(

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cnn_lab.command import explain
-from cnn_lab.config import check_config, flatten
+from cnn_lab.config import check_config, flatten, list_typed
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.job import STOP, record_failure
 from cnn_lab.launchers import arrange_launcher, check_launcher, stop_launched
@@ -243,7 +243,11 @@ class Sweep:
 
     def _resume_command(self) -> str:
         kept = [item for item in self.typed if not item.startswith("sweep.resume=")]
-        hydra = [item for item in self.config.hydra.overrides.hydra if not item.startswith("hydra.mode=")]
+        hydra = [
+            item
+            for item in list_typed(self.config.hydra.overrides.hydra)
+            if not item.startswith("hydra.mode=")
+        ]
         words = [
             "python",
             shorten(Path(sys.argv[0]).absolute()),
@@ -290,7 +294,7 @@ def sweep_grid(
     """
     choices = expand(typed, context)
     swept = {key: None for key, values in choices.items() if len(values) > 1}
-    sweep = Sweep("grid", swept, config.hydra.overrides.task, config, context, task_function)
+    sweep = Sweep("grid", swept, list_typed(config.hydra.overrides.task), config, context, task_function)
     with sweep.screen.console.status("checking the settings of all runs"):
         jobs = [sweep.check(overrides) for overrides in itertools.product(*choices.values())]
     good = [job for job in jobs if not job.error]

@@ -16,7 +16,8 @@ from cnn_lab.errors import ConfigError
 # glibc's mallopt parameters, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc takes no more
-# What says to each of several machines where the first one is; without any of them it would wait for the others.
+COPYING_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+# What tells each of several machines where the first one is; without any of it they would wait for ever.
 CLUSTER_VARIABLES = ("MASTER_ADDR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LSB_JOBID")
 
 
@@ -24,8 +25,8 @@ def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The trainer's settings with its accelerator and its precision named where they say "auto".
 
     Raises:
-        ConfigError: for a GPU where there is none, more processes than there are cores, and machines that
-            nothing is known of.
+        ConfigError: for a GPU where there is none, more processes than there are cores, machines that nothing
+            is known of, and ways to start processes that do not work.
     """
     accelerator = settings.get("accelerator", "auto")
     found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
@@ -47,6 +48,12 @@ def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_processes(settings: Mapping[str, Any], accelerator: str) -> None:
+    strategy = str(settings.get("strategy", "auto"))
+    if strategy.startswith(COPYING_STRATEGIES):
+        raise ConfigError(
+            f"trainer.strategy={strategy} copies a run that has begun into other processes, which its record "
+            "does not survive; type trainer.strategy=ddp"
+        )
     devices, nodes, cores = str(settings.get("devices", 1)), settings.get("num_nodes", 1), os.cpu_count() or 1
     if accelerator == "cpu" and devices.isdecimal() and int(devices) > cores:
         raise ConfigError(
@@ -55,8 +62,8 @@ def _check_processes(settings: Mapping[str, Any], accelerator: str) -> None:
         )
     if isinstance(nodes, int) and nodes > 1 and not any(name in os.environ for name in CLUSTER_VARIABLES):
         raise ConfigError(
-            f"trainer.num_nodes={nodes}: nothing says where the other machines are; type trainer.num_nodes=1, "
-            "or start the run on each of them with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
+            f"trainer.num_nodes={nodes}: nothing says where the other machines are; "
+            "type trainer.num_nodes=1, or start it on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
         )
 
 
@@ -91,7 +98,7 @@ def make_trainer(settings: Mapping[str, Any], **supplied: Any) -> Trainer:
         ConfigError: for settings that Lightning refuses.
     """
     try:
-        return instantiate(
+        trainer = instantiate(
             dict(settings),
             **supplied,
             enable_progress_bar=False,
@@ -101,6 +108,9 @@ def make_trainer(settings: Mapping[str, Any], **supplied: Any) -> Trainer:
         )
     except InstantiationException as error:
         raise ConfigError(f"trainer: {error.__cause__ or error}") from error
+    if not isinstance(trainer, Trainer):
+        raise ConfigError(f"trainer._target_={settings['_target_']} makes no lightning.pytorch.Trainer")
+    return trainer
 
 
 def tune_cpu() -> None:

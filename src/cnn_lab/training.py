@@ -18,6 +18,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.optim import Optimizer
 
 from cnn_lab import __version__
 from cnn_lab.checkpoints import Checkpoints, StopRequest, WholeFiles, load_checkpoint
@@ -73,6 +76,7 @@ def train(
     screen = Screen(quiet=quiet or not run.writes)
     with _recording(run, config, screen) as stop:
         _load_data(data, config, run, screen)
+        _check_shares(config, data)
         checkpoint = run_dir / LAST_CHECKPOINT if (run_dir / LAST_CHECKPOINT).is_file() else None
         first_step = _note_resumption(run, checkpoint) if checkpoint else None
         if not checkpoint:
@@ -99,7 +103,8 @@ def train(
             images, _ = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
             events.log_start(config, classifier.net, images[:1])
 
-        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with _blame_settings(stop):
+            trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if recorder.best:
             best = torch.load(run_dir / BEST_CHECKPOINT, map_location="cpu", weights_only=True)
             classifier.load_state_dict(best["state_dict"])
@@ -135,9 +140,11 @@ def build(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClassifi
     """
     try:
         data = instantiate(config["data"], seed=config["seed"], _convert_="all")
+        _check_made(config, "data", data, LightningDataModule)
         net = instantiate(
             config["model"], input_shape=data.input_shape, num_classes=data.num_classes, _convert_="all"
         )
+        _check_made(config, "model", net, nn.Module)
         classifier = ImageClassifier(
             net,
             data.num_classes,
@@ -151,22 +158,53 @@ def build(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClassifi
     return data, classifier
 
 
+def _check_made(config: Mapping[str, Any], group: str, made: Any, kind: type) -> None:
+    if not isinstance(made, kind):
+        raise ConfigError(f"{group}._target_={config[group]['_target_']} makes no {kind.__name__}")
+
+
 def _try_settings(config: Mapping[str, Any], classifier: ImageClassifier) -> None:
     """Build the optimizer, its schedule and the Trainer once for their checks, before anything is written."""
     try:
         optimizer = classifier.make_optimizer(classifier.net.parameters())
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {error}") from error
+    _check_made(config, "optimizer", optimizer, Optimizer)
     logging.disable(logging.INFO)  # the real one says the same again
     try:
         trainer = make_trainer(config["trainer"], logger=False, enable_checkpointing=False)
     finally:
         logging.disable(logging.NOTSET)
-    endless = trainer.max_epochs == -1 and trainer.max_steps == -1
+    endless = trainer.max_epochs in (None, -1) and trainer.max_steps == -1
     try:
         classifier.make_scheduler(optimizer, float("inf") if endless else 100)
     except (ValueError, TypeError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(f"scheduler: {error}") from error
+
+
+def _check_shares(config: Mapping[str, Any], data: Any) -> None:
+    """Refuse less than one batch, which Lightning would do for test images after training."""
+    for split in ("train", "val", "test"):
+        share = config["trainer"].get(f"limit_{split}_batches")
+        batches = len(getattr(data, f"{split}_dataloader")())
+        if isinstance(share, float) and 0 < share * batches < 1:
+            raise ConfigError(
+                f"trainer.limit_{split}_batches={share} is less than one of {batches} batches; "
+                f"type trainer.limit_{split}_batches=1 for one of them"
+            )
+
+
+@contextlib.contextmanager
+def _blame_settings(stop: StopRequest) -> Iterator[None]:
+    """What Lightning refuses before the first step, when it knows data and optimizer, was typed."""
+    try:
+        yield
+    except CnnLabError:
+        raise
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        if stop.is_awaited and not isinstance(error, MisconfigurationException):
+            raise
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def _is_validated(config: Mapping[str, Any], data: Any) -> bool:
@@ -264,12 +302,12 @@ def _start_record(run: Run, config: Mapping[str, Any]) -> None:
 
 
 def _final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    last = {"val_accuracy": result["best"]["val/accuracy"]} if result["best"] else {}
+    last = {"val_accuracy": result["best"]["val/accuracy"]} if result.get("best") else {}
     return {
         **last,
         "test_accuracy": result["test/accuracy"],
         "test_loss": result["test/loss"],
-        "seconds_per_epoch": result["seconds_per_epoch"],
+        "seconds_per_epoch": result.get("seconds_per_epoch", 0.0),
     }
 
 

@@ -1,0 +1,41 @@
+"""Tell what a trained CNN does with one digit, as one page: from its pixels to the probabilities."""
+
+import argparse
+from pathlib import Path
+
+from cnn_lab.command import run_command
+from cnn_lab.runs import find_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "run", nargs="?", type=Path, help="run directory or checkpoint (default: the latest run)"
+    )
+    digit = parser.add_mutually_exclusive_group()
+    digit.add_argument("--image", type=Path, metavar="FILE", help="a picture of a digit")
+    digit.add_argument(
+        "--index", type=int, metavar="N", help="the Nth test image of the run's data, from 0 (default: 0)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="where the page goes (default: the run's directory)"
+    )
+    arguments = parser.parse_args()
+    run_dir, checkpoint = find_run(arguments.run)
+
+    from cnn_lab.explain import explain
+    from cnn_lab.screen import Screen, shorten
+    from cnn_lab.trained import load_trained
+
+    folder = arguments.output or run_dir
+    page, story = explain(load_trained(checkpoint), run_dir, folder, arguments.image, arguments.index)
+    screen = Screen()
+    if story.example.note:
+        screen.show(story.example.note)
+    probability = story.probabilities[story.guess]
+    screen.show(f"{story.example.source}: {story.answer} ({probability:.2%}){story.truth}")
+    screen.show(f"Page: {shorten(page)}")
+
+
+if __name__ == "__main__":
+    run_command(main)
