@@ -180,8 +180,10 @@ def measure_soak(arguments: argparse.Namespace, folder: Path) -> bool:
     from hydra import compose, initialize_config_dir
 
     from cnn_lab.config import check_config
+    from cnn_lab.logs import hold_logs
     from cnn_lab.training import train
 
+    hold_logs()
     curve: list[tuple[float, int]] = []
     print("| runs in one process | memory, MB | open files | threads |\n|---|---|---|---|")
     for number in range(1, arguments.count + 1):
@@ -220,41 +222,41 @@ def read_memory(process: int | str = "self") -> float:
 
 def measure_overrides(arguments: argparse.Namespace, folder: Path) -> bool:
     """Random overrides: each ends in a run or in one message."""
+    sys.path.append(str(PROJECT / "tests"))
     from hypothesis import HealthCheck, Phase, given, seed, settings
-    from overrides import WarmScript, find_problem, lists_of_overrides
+
+    from overrides import find_problem, lists_of_overrides, run_with
 
     endings: collections.Counter[Any] = collections.Counter()
     tried: set[tuple[str, ...]] = set()
-    typed_in_all, problems = 0, []
+    problems: list[str] = []
 
-    with WarmScript() as script:
+    @seed(arguments.seed)
+    @settings(
+        max_examples=10 * arguments.count,  # it likes to come back to what it knows
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(lists_of_overrides())
+    def try_them(typed: list[str]) -> None:
+        if tuple(typed) in tried or len(tried) == arguments.count:
+            return
+        tried.add(tuple(typed))
+        ending = run_with(typed)
+        endings[ending.code] += 1
+        problem = find_problem(ending)
+        if problem:
+            problems.append(problem)
+            print(f"{problem}: {typed}\n{ending.err[-2000:]}", file=sys.stderr, flush=True)
 
-        @seed(arguments.seed)
-        @settings(
-            max_examples=10 * arguments.count, phases=[Phase.generate], database=None, deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(lists_of_overrides())
-        def try_them(typed: list[str]) -> None:
-            nonlocal typed_in_all
-            if (
-                tuple(typed) in tried or len(tried) == arguments.count
-            ):  # it likes to come back to what it knows
-                return
-            tried.add(tuple(typed))
-            typed_in_all += len(typed)
-            ending = script.run(typed)
-            endings[ending.code] += 1
-            problem = find_problem(ending)
-            if problem:
-                problems.append(problem)
-                print(f"{problem}: {typed}\n{ending.err[-2000:]}", file=sys.stderr, flush=True)
-
-        try_them()
+    try_them()
     print(
         "| commands | overrides | runs (exit code 0) | refused (2) | failed (1) | against the promise |\n|---|---|---|---|---|---|"
     )
-    print(f"| {len(tried)} | {typed_in_all} | {endings[0]} | {endings[2]} | {endings[1]} | {len(problems)} |")
+    total = sum(map(len, tried))
+    print(f"| {len(tried)} | {total} | {endings[0]} | {endings[2]} | {endings[1]} | {len(problems)} |")
     return not problems
 
 

@@ -2,9 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
-
-from rich.table import Table
 
 from cnn_lab.command import run_command
 from cnn_lab.runs import find_run
@@ -35,26 +34,24 @@ def main() -> None:
         print(json.dumps({"run": str(run_dir), "checkpoint": str(checkpoint), "images": rows}, indent=2))
         return
     screen = Screen()
-    screen.show(format_predictions(predictions))
+    for line in format_predictions(predictions):
+        screen.show(line)
     if arguments.show:
         cut = f" (the first {SHOWN} images)" if len(predictions) > SHOWN else ""
         screen.show(f"\nPicture: {shorten(arguments.show)}{cut}")
 
 
-def format_predictions(predictions: list) -> Table:
-    """A row an image: the guess, its probability, the runner-up."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("image", overflow="fold")
-    table.add_column("guess", justify="right", style="bold")
-    table.add_column("probability", justify="right")
-    table.add_column("runner-up")
+def format_predictions(predictions: list) -> Iterator[str]:
+    """A line an image: the guess, its probability, the runner-up."""
+    width = max(5, *(len(row.digit.name) for row in predictions))
+    yield f"{'image':{width}}   guess  probability  runner-up"
     for row in predictions:
         if row.digit.problem:
-            table.add_row(row.digit.name, "unsure", "", row.digit.problem)
+            yield f"{row.digit.name:{width}}  unsure               {row.digit.problem}"
         else:
             (_, share), (second, rest) = row.ranking[:2]
-            table.add_row(row.digit.name, row.guess or "unsure", f"{share:.2%}", f"{second} ({rest:.2%})")
-    return table
+            guess = row.guess or "unsure"
+            yield f"{row.digit.name:{width}}  {guess:>6}  {share:11.2%}  {second} ({rest:.2%})"
 
 
 if __name__ == "__main__":

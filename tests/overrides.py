@@ -296,4 +296,4 @@ def _find_problem_of_run(ending: Ending) -> str:
     statuses = {result["status"] for result in ending.results}
     if statuses - {"completed", "pruned"} or not statuses:
         return f"exit code 0, with runs that are {statuses or 'none'}"
-    return "a run that complains" if ending.err else ""
+    return "a run that complains" if re.search("^(Error|.*Warning)", ending.err, re.M) else ""

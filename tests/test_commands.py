@@ -42,6 +42,7 @@ RESULT_KEYS = {
     "versions", "git_commit", "git_dirty", "started", "fingerprint",
 }  # fmt: skip
 FILES = {"config.yaml", "metrics.csv", "result.json", "checkpoints", "curves.png", "train.log"}
+FILES |= {"projector_config.pbtxt", "00000"}
 
 
 def read_rows(run: Path) -> list[dict[str, str]]:
@@ -302,7 +303,7 @@ def test_a_stopped_run_has_all_its_finished_epochs(
     torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert "Traceback" not in rest
     if status == "interrupted":
-        assert f"Interrupted. What was finished is in {run}" in rest
+        assert f"Interrupted. Go on with it: python scripts/train.py resume={run}" in rest
         assert (run / "curves.png").is_file()
 
 

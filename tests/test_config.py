@@ -124,8 +124,8 @@ def test_every_name_of_the_config_has_the_same_meaning_everywhere() -> None:
 
 CNN_NAMES = "activation, channels, dropout, hidden, kernel_sizes, norm, paddings, pool, strides"
 TOP_NAMES = (
-    "data, model, optimizer, scheduler, trainer, seed, label, label_smoothing, early_stopping, pictures, "
-    "sweep, output_dir"
+    "data, model, optimizer, scheduler, trainer, seed, label, label_smoothing, early_stopping, "
+    "checkpoint_minutes, resume, pictures, sweep, output_dir"
 )
 ADAM_NAMES = (
     "amsgrad, betas, capturable, decoupled_weight_decay, differentiable, eps, foreach, fused, lr, maximize, "
@@ -167,7 +167,7 @@ MISTAKES = {
     "data.allow_sample=maybe": "data.allow_sample=maybe has the wrong type: it takes bool",
     "model.dropout=1.5": "model.dropout=1.5 is out of range: it must be at least 0 and below 1",
     "optimizer.lr=-0.1": "optimizer.lr=-0.1 is out of range: it must be above 0",
-    "data.batch_size=0": "data.batch_size=0 is out of range: it must be at least 1",
+    "data.batch_size=0": "data.batch_size=0 is out of range: it must be at least 1 and at most 1000000",
     "data.val_size=70000": "data.val_size=70000 is out of range: it must be at least 0 and at most 59990",
     "trainer.max_epochs=0": "trainer.max_epochs=0 is out of range: it must be at least 1, or -1 for no limit",
     "seed=-1": "seed=-1 is out of range: it must be at least 0 and at most 4294967295",

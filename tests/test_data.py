@@ -144,7 +144,7 @@ def test_a_damaged_file_is_named_with_its_repair(tmp_path: Path, name: str, dama
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "data.batch_size=0 is out of range: it must be at least 1"),
+        ({"batch_size": 0}, "data.batch_size=0 is out of range: it must be at least 1 and at most 1000000"),
         ({"std": 0.0}, "data.std=0.0 is out of range: it must be above 0"),
     ],
 )

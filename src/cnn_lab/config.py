@@ -97,11 +97,11 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
             network that cannot be built.
     """
     plain = _resolve(config)
-    defaults = OmegaConf.to_container(OmegaConf.structured(Config))
-    plain = {**defaults, **plain}  # type: ignore[dict-item]  # a stored config may be older than a setting
-    for name, value in plain.items():
-        if value == MISSING:
-            raise ConfigError(f"{name} is missing")
+    if not isinstance(config, DictConfig):  # a stored one may be older than a setting
+        plain = {**OmegaConf.to_container(OmegaConf.structured(Config)), **plain}  # type: ignore[dict-item]
+    for item in fields(Config):
+        if plain.get(item.name, MISSING) == MISSING:
+            raise ConfigError(f"{item.name} is missing")
     _check_names("", plain, [item.name for item in fields(Config)])
     check_ranges("", plain)
     for name, schema in (("early_stopping", EarlyStopping), ("pictures", Pictures), ("sweep", Sweep)):

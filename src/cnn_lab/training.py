@@ -245,7 +245,8 @@ def _recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[
             raise
         except Exception as error:
             details = traceback.format_exc()
-            ending = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": details}
+            name = "" if isinstance(error, CnnLabError) else f"{type(error).__name__}: "
+            ending = {"status": "failed", "error": f"{name}{error}", "traceback": details}
             log.error("the run failed\n%s", details)
             if isinstance(error, CnnLabError) or config["trainer"].get("detect_anomaly"):
                 raise
