@@ -85,8 +85,9 @@ def read_result(run_dir: Path) -> dict[str, Any]:
 def measure_kills(arguments: argparse.Namespace, folder: Path) -> bool:
     """Runs that are killed at a random moment, some of them several times, end as the one that was not."""
     dice = random.Random(arguments.seed)  # noqa: S311
-    seconds = run(*KILLED, f"output_dir={folder / 'whole'}")
+    run(*KILLED, f"output_dir={folder / 'whole'}")
     (whole,) = find_runs(folder / "whole")
+    seconds = read_result(whole)["seconds"]
     kills: collections.Counter[str] = collections.Counter()
     equal = 0
     for number in range(arguments.count):
@@ -123,8 +124,12 @@ def _train_with_kills(
         if process.returncode != -signal.SIGKILL:
             raise RuntimeError(err)
         runs = find_runs(output_dir)
+        if runs and (runs[-1] / "result.json").is_file() and read_result(runs[-1])["status"] == "completed":
+            return runs[-1]  # killed when it had just ended
         goes_on = bool(runs) and (runs[-1] / "checkpoints" / "last.ckpt").is_file()
         kills["late" if goes_on else "early"] += 1
+        if goes_on and read_result(runs[-1])["status"] == "completed":  # killed as it was leaving
+            return runs[-1]
         is_to_die = dice.random() < KILLED_AGAIN
 
 
@@ -134,7 +139,7 @@ def _kill_at_random(
     """Kill the process group some time after the run has its directory; the start is mostly imports."""
     while len(find_runs(output_dir)) <= before and process.poll() is None:
         time.sleep(0.01)
-    pause = dice.uniform(0, 0.6 * seconds)
+    pause = dice.uniform(0, seconds)
     try:
         process.wait(pause)
     except subprocess.TimeoutExpired:

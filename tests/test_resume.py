@@ -209,6 +209,9 @@ def test_a_finished_run_says_so_and_can_be_trained_for_longer(killed: Path, tmp_
         "trainer.max_epochs=4",
     )
     assert "max_epochs: 4" in (run / "config.yaml").read_text()
+    fewer = train_command(f"resume={run}", "trainer.max_epochs=3")
+    message = f"Error: trainer.max_epochs=3: {run} has 4 epochs already; give more\n"
+    assert (fewer.returncode, fewer.stderr) == (2, message)
     again = train_command(f"resume={run}")
     assert again.returncode == 2
     assert again.stderr == (

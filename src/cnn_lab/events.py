@@ -1,5 +1,6 @@
 """What TensorBoard shows of a run."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,7 @@ class EventLogger(TensorBoardLogger):
         net.eval()
         with torch.random.fork_rng(devices=[]):
             writer.add_graph(net, images)
+        _forget_trace()
         net.train(mode)
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
@@ -87,7 +89,7 @@ def flatten_settings(config: Mapping[str, Any], parameters: int) -> dict[str, An
     channels = _as_list(model.get("channels", 0))
     kernels = _as_list(model.get("kernel_sizes", 0))
     kernels = kernels * len(channels) if len(kernels) == 1 else kernels
-    return {
+    settings = {
         "parameters": parameters,
         "seed": config["seed"],
         "model": _name_target(model),
@@ -102,6 +104,16 @@ def flatten_settings(config: Mapping[str, Any], parameters: int) -> dict[str, An
         **{f"channels.{index}": size for index, size in enumerate(_pad(channels))},
         **{f"kernel_sizes.{index}": size for index, size in enumerate(_pad(kernels))},
     }
+    plain = (int, float, str)  # another may be the config of a target
+    return {name: value if isinstance(value, plain) else str(value) for name, value in settings.items()}
+
+
+def _forget_trace() -> None:
+    """PyTorch keeps what it has traced as long as the process lives, which is 2 MB a run."""
+    with contextlib.suppress(AttributeError):  # the names are its own, and a later release may have others
+        torch._C._jit_clear_class_registry()
+        torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+        torch.jit._state._clear_class_state()
 
 
 def _name_target(node: Mapping[str, Any]) -> str:

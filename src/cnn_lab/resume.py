@@ -72,6 +72,11 @@ def plan_resume(
             f"{shorten(run_dir)} is completed ({epochs} epochs): there is nothing to go on with; "
             f"to train it for longer, add trainer.max_epochs={2 * (epochs or 0)}, say"
         )
+    epochs, done = changes.get("trainer.max_epochs", -1), earlier.get("epochs", 0)
+    if epochs is not None and 0 < epochs <= done:
+        raise ConfigError(
+            f"trainer.max_epochs={epochs}: {shorten(run_dir)} has {done} epochs already; give more"
+        )
     if not (run_dir / LAST_CHECKPOINT).is_file():
         raise ConfigError(
             f"{shorten(run_dir)} has no checkpoint to go on from; start it anew: python scripts/train.py"
