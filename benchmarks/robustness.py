@@ -98,7 +98,7 @@ def measure_kills(arguments: argparse.Namespace, folder: Path) -> bool:
         print(f"{number + 1}: {difference or 'equal'}", file=sys.stderr, flush=True)
         shutil.rmtree(output_dir)
     print(
-        "| kills | runs killed | kills in all | before training | bitwise equal at the end |\n|---|---|---|---|---|"
+        "| kills | runs killed | kills in all | before a checkpoint | bitwise equal at the end |\n|---|---|---|---|---|"
     )
     print(
         f"| at random moments | {arguments.count} | {kills.total()} | {kills['early']} | {equal} of {arguments.count} |"
@@ -375,7 +375,9 @@ def main() -> None:
     parser.add_argument("what", choices=MEASURES)
     parser.add_argument("--count", type=int, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
-    parser.add_argument("--data", default=str(PROJECT / "data"), help="folder with MNIST/raw/ below it")
+    parser.add_argument(
+        "--data", default=os.environ.get("CNN_LAB_DATA", str(PROJECT / "data")), help="folder with MNIST/raw/"
+    )
     arguments = parser.parse_args()
     measure, count = MEASURES[arguments.what]
     arguments.count = arguments.count or count

@@ -12,6 +12,7 @@ from overrides import SMALL, find_problem, lists_of_overrides, run_with
 REFUSED_EARLY = {
     "model.hidden=[1000000000]": "model: this network would have 207,000,000,106 parameters, and 500,000,000 is the most",
     "model.paddings=1500 model.hidden=[]": "values for each image, and 20,000,000 is the most: use fewer channels",
+    "model.kernel_sizes=4095": "multiply-adds for each image, and 10,000,000,000 is the most",
     "data.num_workers=1000": "data.num_workers=1000 is out of range: it must be at least 0 and at most 64",
     "trainer.accumulate_grad_batches=1000000000000000000000": "is out of range: it must have at most 18 digits",
     "data.mean=nan": "data.mean=nan is out of range: it must be a finite number",
@@ -32,6 +33,7 @@ REFUSED = {
     "trainer._target_=torch.nn.Identity": "trainer._target_=torch.nn.Identity makes no lightning.pytorch.Trainer",
     "optimizer._target_=torch.nn.Identity": "optimizer._target_=torch.nn.Identity makes no Optimizer",
     "scheduler=cosine trainer.max_epochs=null": "scheduler=cosine needs to know where the run ends",
+    "optimizer=[[]]": "what was typed cannot be read (",
     "hydra.run.dir=foo": "hydra.run.dir=foo cannot be set: of Hydra's own settings there are hydra.launcher",
     "hydra.output_subdir=../../x": "hydra.output_subdir=../../x cannot be set",
 }

@@ -166,7 +166,7 @@ def test_fail_fast_starts_no_other_run(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("Error: 1 of 2 runs failed, 1 did not finish:\n")
-    assert [path.name for path in only_sweep(tmp_path).iterdir() if path.is_dir()] == ["0-lr-1e9"]
+    assert [path.name for path in only_sweep(tmp_path).iterdir() if path.is_dir()] == ["0-lr-1000000000.0"]
 
 
 def test_failed_runs_free_their_memory(tmp_path: Path) -> None:

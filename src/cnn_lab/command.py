@@ -35,14 +35,22 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except CnnLabError as error:
         fail(error)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if type(error) is ValueError and not str(error).startswith("Config group override"):
+    except Exception as error:
+        if not _is_hydras(error):
             raise
         explained = ConfigError(explain(error))
         explained.__cause__ = error
         fail(explained)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _is_hydras(error: Exception) -> bool:
+    """Whether Hydra raised it, or stumbled over what was typed."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("hydra", "omegaconf", "antlr4")
 
 
 def _check_hydra_settings(typed: Sequence[str]) -> None:
@@ -79,6 +87,8 @@ def explain(error: Exception) -> str:
         return describe_unknown(_compose_choices(), cause.full_key)
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key} has the wrong type: {str(cause).splitlines()[0]}"
+    if not isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        return f"what was typed cannot be read ({error}): give GROUP=OPTION, KEY=VALUE or +KEY=VALUE"
     return "\n".join(line for line in str(error).splitlines() if not line.startswith("See https://"))
 
 

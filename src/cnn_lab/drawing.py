@@ -6,7 +6,6 @@ Importing this imports neither torch nor Gradio, which take seconds.
 import atexit
 import base64
 import errno
-import gc
 import html
 import io
 import math
@@ -234,10 +233,7 @@ def serve(page: "gradio.Blocks", listener: socket.socket) -> None:
         max_file_size=1,  # byte: nobody uploads files
     )
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        gc.freeze()  # or Python takes two seconds to end, over the objects of torch and Gradio
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 BOARD = f"""

@@ -16,7 +16,7 @@ NORMS = ("none", "batch")
 POOLS = ("none", "max", "avg")
 POOL_SIZE = 2
 # Far more than any small network has, and within the memory of most machines with what training adds.
-MOST_PARAMETERS, MOST_VALUES = 500_000_000, 20_000_000
+MOST_PARAMETERS, MOST_VALUES, MOST_MULTIPLY_ADDS = 500_000_000, 20_000_000, 10_000_000_000
 
 T = TypeVar("T")
 
@@ -129,7 +129,12 @@ def plan_cnn(
 def _check_size(layers: Sequence[Layer]) -> None:
     parameters = sum(layer.parameters for layer in layers)
     values = sum(math.prod(layer.output) for layer in layers)
-    limits = {"parameters": (parameters, MOST_PARAMETERS), "values for each image": (values, MOST_VALUES)}
+    multiply_adds = sum(layer.multiply_adds for layer in layers)
+    limits = {
+        "parameters": (parameters, MOST_PARAMETERS),
+        "values for each image": (values, MOST_VALUES),
+        "multiply-adds for each image": (multiply_adds, MOST_MULTIPLY_ADDS),
+    }
     for what, (count, most) in limits.items():
         if count > most:
             raise ConfigError(

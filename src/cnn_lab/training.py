@@ -53,7 +53,7 @@ def train(
     Args:
         config: what `cnn_lab.config.check_config` returned.
         run_dir: an empty directory, or one of an interrupted run of the same config, which then goes on
-            after its last finished epoch.
+            after its last checkpoint.
         label: names the run in pictures and tables.
         overrides: what was typed, for the record.
         callbacks: called besides the run's own.
@@ -82,11 +82,8 @@ def train(
         if not checkpoint:
             run.keep_epochs(0)
         events = EventLogger(run_dir, first_step)
-        recorder, validated = Recorder(run, events, config), _is_validated(config, data)
-        pictures = _make_pictures(config, events) if run.writes else []
-        minutes = config["checkpoint_minutes"]
-        checkpoints = Checkpoints(run_dir / "checkpoints", recorder, stop, minutes, validated)
-        own = [recorder, Display(screen, run), *pictures, *_make_early_stopping(config), checkpoints]
+        recorder = Recorder(run, events, config)
+        own = [recorder, Display(screen, run), *_make_callbacks(config, data, recorder, stop)]
         trainer = make_trainer(
             config["trainer"], logger=events, callbacks=[*own, *callbacks], plugins=[WholeFiles()]
         )
@@ -214,17 +211,17 @@ def _is_validated(config: Mapping[str, Any], data: Any) -> bool:
     )
 
 
-def _make_early_stopping(config: Mapping[str, Any]) -> list[EarlyStopping]:
-    settings = config["early_stopping"]
-    if settings["patience"] is None:
-        return []
-    mode = "max" if settings["monitor"].endswith("accuracy") else "min"
-    return [EarlyStopping(settings["monitor"], settings["min_delta"], settings["patience"], mode=mode)]
-
-
-def _make_pictures(config: Mapping[str, Any], events: EventLogger) -> list[Pictures]:
-    settings = dict(config["pictures"])
-    return [Pictures(events, **settings)] if settings.pop("enabled") else []
+def _make_callbacks(
+    config: Mapping[str, Any], data: Any, recorder: Recorder, stop: StopRequest
+) -> Iterator[Callback]:
+    pictures, stopping = dict(config["pictures"]), config["early_stopping"]
+    if pictures.pop("enabled") and recorder.run.writes:
+        yield Pictures(recorder.events, **pictures)
+    if stopping["patience"] is not None:
+        mode = "max" if stopping["monitor"].endswith("accuracy") else "min"
+        yield EarlyStopping(stopping["monitor"], stopping["min_delta"], stopping["patience"], mode=mode)
+    folder, minutes = recorder.run.path / "checkpoints", config["checkpoint_minutes"]
+    yield Checkpoints(folder, recorder, stop, minutes, _is_validated(config, data))
 
 
 @contextlib.contextmanager
@@ -235,7 +232,7 @@ def _recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[
         ending: dict[str, Any] = {"status": "completed"}
         try:
             yield stop
-        except (KeyboardInterrupt, RunInterrupted) as error:
+        except (KeyboardInterrupt, SystemExit, RunInterrupted) as error:  # Lightning exits on Ctrl+C
             number = error.signal if isinstance(error, RunInterrupted) else signal.SIGINT
             ending = {"status": "interrupted", "signal": signal.Signals(number).name}
             screen.show(f"\n{_describe_interruption(run)}", style="bold yellow")
