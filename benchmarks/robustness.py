@@ -12,6 +12,7 @@ Each prints a table, and ends with exit code 1 where a promise is not kept.
 
 import argparse
 import collections
+import contextlib
 import csv
 import itertools
 import json
@@ -255,8 +256,11 @@ def measure_overrides(arguments: argparse.Namespace, folder: Path) -> bool:
         if problem:
             problems.append(problem)
             print(f"{problem}: {typed}\n{ending.err[-2000:]}", file=sys.stderr, flush=True)
+        if len(tried) % 100 == 0:
+            print(f"{len(tried)} commands, {dict(endings)}", file=sys.stderr, flush=True)
 
-    try_them()
+    with contextlib.suppress(KeyboardInterrupt):  # what was tried until then counts
+        try_them()
     print(
         "| commands | overrides | runs (exit code 0) | refused (2) | failed (1) | against the promise |\n|---|---|---|---|---|---|"
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -191,11 +192,14 @@ class Sweep:
         if arrangement != self._arrangement:
             self.screen.show(arrangement)
             self._arrangement = arrangement
+        # Hydra keeps what it has composed for each job, 1 MB, until a launch is over.
+        size = 1 if isinstance(launcher, BasicLauncher) else len(overrides)
         runs = [(job.path, job.config) for job in waiting]
         ended = self.ended_earlier + len(self.jobs) - len(waiting)
         with Watch(runs, ended, self.total, self.screen):
             try:
-                launcher.launch(overrides, initial_job_idx=0)
+                for start in range(0, len(overrides), size):
+                    launcher.launch(overrides[start : start + size], initial_job_idx=start)
             except Exception as error:  # a process that the system killed, a cluster that went away
                 reason = f"{type(error).__name__}: {_first_line(error)}"
                 raise CnnLabError(
