@@ -107,7 +107,7 @@ def _texts() -> st.SearchStrategy[str]:
         st.sampled_from(WORDS),
         st.sampled_from(WORDS),
         st.integers().map(str),
-        st.floats().map(str),
+        st.floats(allow_subnormal=False).map(str),  # a process that has trained counts these as zero
         st.text(characters, max_size=12),
     )
     nested = st.recursive(

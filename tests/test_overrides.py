@@ -72,7 +72,7 @@ def test_settings_that_had_no_run(typed: str) -> None:
 
 
 @settings(
-    max_examples=60,
+    max_examples=30,
     phases=[Phase.generate, Phase.shrink],
     derandomize=True,
     database=None,

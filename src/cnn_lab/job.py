@@ -3,7 +3,9 @@
 Importing this does not import torch.
 """
 
+import atexit
 import contextlib
+import functools
 import gc
 import traceback
 from collections.abc import Mapping, Sequence
@@ -36,7 +38,6 @@ def run_job(config: DictConfig) -> None:
     try:
         from cnn_lab.training import train
 
-        gc.freeze()  # what is here already is not looked through when the run's own is collected
         callbacks = []
         if "pruner" in hydra.sweeper:
             from cnn_lab.pruning import make_pruning
@@ -53,7 +54,17 @@ def run_job(config: DictConfig) -> None:
         if settings["sweep"]["fail_fast"]:
             (run_dir.parent / STOP).touch()
     gc.collect()  # a failed run's traceback and Lightning's cycles hold its network and its device memory
-    gc.unfreeze()
+    _set_aside()
+
+
+@functools.cache
+def _set_aside() -> None:
+    """Keep what a first run has imported out of later collections, which would take as long as a short run.
+
+    At the end it comes back: objects that are still set aside then are reported as leaks by some extensions.
+    """
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def record_failure(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -192,8 +191,9 @@ class Sweep:
         if arrangement != self._arrangement:
             self.screen.show(arrangement)
             self._arrangement = arrangement
-        # Hydra keeps what it has composed for each job, 1 MB, until a launch is over.
-        size = 1 if isinstance(launcher, BasicLauncher) else len(overrides)
+        # One after the other, each in a launch of its own: Hydra keeps what it has composed for a job, 1 MB,
+        # until a launch is over. (By name: Hydra executes plugin modules again, so that classes differ.)
+        size = 1 if type(launcher).__name__ == "BasicLauncher" else len(overrides)
         runs = [(job.path, job.config) for job in waiting]
         ended = self.ended_earlier + len(self.jobs) - len(waiting)
         with Watch(runs, ended, self.total, self.screen):
