@@ -121,6 +121,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         subprocess.run([RAY, "stop", "--force"], capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_of_two_nodes_runs_on_both(cluster: str, tmp_path: Path) -> None:
     ray = [*find_in_readme("ray"), f"hydra.launcher.ray.init.address={cluster}"]
     done = train_command(*ray, *SMALL, f"output_dir={tmp_path}", no_proxy="*")
@@ -137,6 +138,7 @@ def test_a_ray_cluster_of_two_nodes_runs_on_both(cluster: str, tmp_path: Path) -
     )
 
 
+@pytest.mark.slow
 def test_submitit_runs_jobs_of_this_machine(tmp_path: Path) -> None:
     done = train_command("-m", "hydra/launcher=submitit_local", *SMALL, "seed=0,1", f"output_dir={tmp_path}")
     assert (done.returncode, done.stderr) == (0, "")
