@@ -2,7 +2,7 @@
 
     python benchmarks/digits.py [RUN]
 
-Every digit goes the way of a user's picture (`cnn_lab.digits`): it is found, scaled and centred, then guessed.
+Every digit goes the way of a user's picture (`cnn_lab.pictures.digits`): it is found, scaled and centred, then guessed.
 "Unsure" counts as wrong. The pens follow ten hand-made outlines, each turned, slanted, stretched and shaken.
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
-from cnn_lab.command import run_command
-from cnn_lab.digits import find_digit
-from cnn_lab.prediction import predict
-from cnn_lab.runs import find_run
-from cnn_lab.trained import Trained, load_trained
+from cnn_lab.pictures.digits import find_digit
+from cnn_lab.runs.directory import find_run
+from cnn_lab.runs.trained import Trained, load_trained
+from cnn_lab.terminal.command import run_command
+from cnn_lab.use.prediction import predict
 
 SIDE = 300
 PENS = 20  # hands of each digit

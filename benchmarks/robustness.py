@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.config import PROJECT
+from cnn_lab.settings.config import PROJECT
 
 TRAIN = [sys.executable, str(PROJECT / "scripts" / "train.py")]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -185,8 +185,8 @@ def measure_soak(arguments: argparse.Namespace, folder: Path) -> bool:
     """Memory and open files of a process after each of many runs."""
     from hydra import compose, initialize_config_dir
 
-    from cnn_lab.config import check_config
-    from cnn_lab.logs import hold_logs
+    from cnn_lab.settings.config import check_config
+    from cnn_lab.terminal.logs import hold_logs
     from cnn_lab.training import train
 
     hold_logs()
@@ -332,8 +332,8 @@ def measure_checkpoints(arguments: argparse.Namespace, folder: Path) -> bool:
     """The share of a default run's time that its checkpoints take."""
     from hydra import compose, initialize_config_dir
 
-    import cnn_lab.checkpoints as checkpoints
-    from cnn_lab.config import check_config
+    import cnn_lab.runs.checkpoints as checkpoints
+    from cnn_lab.settings.config import check_config
     from cnn_lab.training import train
 
     spent: list[float] = []

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from cnn_lab.config import PROJECT, check_config
 from cnn_lab.data import BatchIndices, ImageDataModule
-from cnn_lab.logs import hold_logs
 from cnn_lab.model import CNN
+from cnn_lab.settings.config import PROJECT, check_config
+from cnn_lab.terminal.logs import hold_logs
 from cnn_lab.trainer import choose_hardware, tune_cpu
 from cnn_lab.training import train
 

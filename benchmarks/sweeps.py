@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cnn_lab.config import PROJECT
+from cnn_lab.settings.config import PROJECT
 
 REPORT_RUNS = 500
 SEARCH = [

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from cnn_lab.command import run_command
-from cnn_lab.runs import find_run
+from cnn_lab.runs.directory import find_run
+from cnn_lab.terminal.command import run_command
 
 
 def main() -> None:
@@ -19,12 +19,12 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
-    from cnn_lab.drawing import build_page, describe, format_address, import_gradio, listen, serve
+    from cnn_lab.use.drawing import build_page, describe, format_address, import_gradio, listen, serve
 
     with listen(arguments.host, arguments.port) as listener:
         import_gradio()
 
-        from cnn_lab.trained import load_trained  # after all that may be missing, since it takes seconds
+        from cnn_lab.runs.trained import load_trained  # after all that may be missing, since it takes seconds
 
         trained = load_trained(checkpoint)
         about = describe(trained, run_dir)

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from cnn_lab.command import run_command
-from cnn_lab.runs import find_run
+from cnn_lab.runs.directory import find_run
+from cnn_lab.terminal.command import run_command
 
 
 def main() -> None:
@@ -21,8 +21,8 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
-    from cnn_lab.evaluation import evaluate
-    from cnn_lab.screen import Screen, shorten
+    from cnn_lab.terminal.screen import Screen, shorten
+    from cnn_lab.use.evaluation import evaluate
 
     result = {"run": str(run_dir), "checkpoint": str(checkpoint), **evaluate(checkpoint, arguments.split)}
     if arguments.json:

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from cnn_lab.command import run_command
-from cnn_lab.runs import find_run
+from cnn_lab.runs.directory import find_run
+from cnn_lab.terminal.command import run_command
 
 
 def main() -> None:
@@ -23,9 +23,9 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
-    from cnn_lab.explain import explain
-    from cnn_lab.screen import Screen, shorten
-    from cnn_lab.trained import load_trained
+    from cnn_lab.explain.story import explain
+    from cnn_lab.runs.trained import load_trained
+    from cnn_lab.terminal.screen import Screen, shorten
 
     folder = arguments.output or run_dir
     page, story = explain(load_trained(checkpoint), run_dir, folder, arguments.image, arguments.index)

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from cnn_lab.command import run_command
-from cnn_lab.runs import find_run
+from cnn_lab.runs.directory import find_run
+from cnn_lab.terminal.command import run_command
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
-    from cnn_lab.export import IMAGES, export
-    from cnn_lab.screen import Screen, shorten
+    from cnn_lab.terminal.screen import Screen, shorten
+    from cnn_lab.use.export import IMAGES, export
 
     exported = export(run_dir, checkpoint, arguments.format, arguments.output)
     screen = Screen()

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnn_lab.command import run_command
-from cnn_lab.runs import find_run
+from cnn_lab.runs.directory import find_run
+from cnn_lab.terminal.command import run_command
 
 
 def main() -> None:
@@ -22,9 +22,9 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
-    from cnn_lab.prediction import SHOWN, draw_predictions, predict, read_pictures
-    from cnn_lab.screen import Screen, shorten
-    from cnn_lab.trained import load_trained
+    from cnn_lab.runs.trained import load_trained
+    from cnn_lab.terminal.screen import Screen, shorten
+    from cnn_lab.use.prediction import SHOWN, draw_predictions, predict, read_pictures
 
     predictions = predict(load_trained(checkpoint), read_pictures(arguments.images))
     if arguments.show:

@@ -4,12 +4,12 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from cnn_lab.command import run_command
-from cnn_lab.config import PROJECT
-from cnn_lab.report import collect, write_report
-from cnn_lab.runs import STAMP, SWEEP_RECORD
-from cnn_lab.screen import Screen
-from cnn_lab.sweep import find_sweep
+from cnn_lab.runs.directory import STAMP, SWEEP_RECORD
+from cnn_lab.settings.config import PROJECT
+from cnn_lab.sweeps.report import collect, write_report
+from cnn_lab.sweeps.sweep import find_sweep
+from cnn_lab.terminal.command import run_command
+from cnn_lab.terminal.screen import Screen
 
 OUTPUTS = PROJECT / "outputs"
 

@@ -8,12 +8,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from cnn_lab.command import fail, run_command
-from cnn_lab.config import check_config, list_typed
 from cnn_lab.errors import CnnLabError
-from cnn_lab.job import run_job
-from cnn_lab.resume import plan_resume
-from cnn_lab.runs import STAMP, clean_label, make_label, new_run_directory
+from cnn_lab.runs.directory import STAMP, clean_label, make_label, new_run_directory
+from cnn_lab.runs.resume import plan_resume
+from cnn_lab.settings.config import check_config, list_typed
+from cnn_lab.sweeps.job import run_job
+from cnn_lab.terminal.command import fail, run_command
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -19,8 +19,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from cnn_lab import mnist, runs
-from cnn_lab.config import PROJECT
+from cnn_lab import datasets as mnist
+from cnn_lab.runs import directory as runs
+from cnn_lab.settings.config import PROJECT
 from forked import run_forked
 
 

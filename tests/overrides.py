@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cnn_lab.config import GROUPS, PROJECT, flatten
+from cnn_lab.settings.config import GROUPS, PROJECT, flatten
 from conftest import ENVIRONMENT
 from forked import run_forked
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision import transforms
 
-from cnn_lab import mnist
+from cnn_lab import datasets as mnist
 from cnn_lab.data import BatchIndices, ImageDataModule
 from cnn_lab.errors import ConfigError, DataError
 from conftest import MNIST_ROOT, needs_mnist

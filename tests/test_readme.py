@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lab.config import PROJECT
+from cnn_lab.settings.config import PROJECT
 from conftest import TrainedRun, run_script, train_command
 
 TEXT = (PROJECT / "README.md").read_text()

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cnn_lab.classifier import ImageClassifier, LossAndAccuracy
-from cnn_lab.config import PROJECT, check_config
-from cnn_lab.events import flatten_settings
+from cnn_lab.pictures.events import flatten_settings
+from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.training import build
 from conftest import compose_config
 

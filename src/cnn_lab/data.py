@@ -9,9 +9,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
-from cnn_lab import mnist
+from cnn_lab import datasets as mnist
 from cnn_lab.errors import ConfigError, DataError
-from cnn_lab.ranges import check_ranges
+from cnn_lab.settings.ranges import check_ranges
 
 
 class ImageDataModule(LightningDataModule):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cnn_lab.errors import ConfigError, suggest
-from cnn_lab.ranges import check_ranges
+from cnn_lab.settings.ranges import check_ranges
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
 NORMS = ("none", "batch")

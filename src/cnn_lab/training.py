@@ -23,18 +23,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cnn_lab import __version__
-from cnn_lab.checkpoints import Checkpoints, StopRequest, WholeFiles, load_checkpoint
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.config import PROJECT
-from cnn_lab.display import Display
 from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, RunPruned
-from cnn_lab.events import EventLogger, flatten_settings
-from cnn_lab.figures import draw_curves
-from cnn_lab.logs import claim_lightning_logs, write_logs
-from cnn_lab.pictures import Pictures
-from cnn_lab.recorder import Recorder
-from cnn_lab.runs import BEST_CHECKPOINT, LAST_CHECKPOINT, Run, fingerprint, hold
-from cnn_lab.screen import Screen, format_layers, format_result, shorten
+from cnn_lab.pictures.events import EventLogger, flatten_settings
+from cnn_lab.pictures.figures import draw_curves
+from cnn_lab.pictures.network import Pictures
+from cnn_lab.runs.checkpoints import Checkpoints, StopRequest, WholeFiles, load_checkpoint
+from cnn_lab.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, Run, fingerprint, hold
+from cnn_lab.runs.recorder import Recorder
+from cnn_lab.settings.config import PROJECT
+from cnn_lab.terminal.display import Display
+from cnn_lab.terminal.logs import claim_lightning_logs, write_logs
+from cnn_lab.terminal.screen import Screen, format_layers, format_result, shorten
 from cnn_lab.trainer import choose_hardware, describe_device, make_trainer, tune_cpu
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def train(
     """Train, test the best checkpoint, and leave everything in `run_dir`.
 
     Args:
-        config: what `cnn_lab.config.check_config` returned.
+        config: what `cnn_lab.settings.config.check_config` returned.
         run_dir: an empty directory, or one of an interrupted run of the same config, which then goes on
             after its last checkpoint.
         label: names the run in pictures and tables.

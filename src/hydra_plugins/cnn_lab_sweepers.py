@@ -1,4 +1,4 @@
-"""Where Hydra looks for plugins: this project's sweepers, which `cnn_lab.sweep` and `cnn_lab.search` run."""
+"""Where Hydra looks for plugins: this project's sweepers, which `cnn_lab.sweeps` runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: Sequence[str]) -> None:
         """Run what `arguments`, the overrides that were typed, ask for."""
-        from cnn_lab.sweep import sweep_grid
+        from cnn_lab.sweeps.sweep import sweep_grid
 
         sweep_grid([*self.params, *arguments], self.config, self.hydra_context, self.task_function)
 
@@ -58,6 +58,6 @@ class OptunaSweeper(GridSweeper):
 
     def sweep(self, arguments: Sequence[str]) -> None:
         """Run the search; its settings are in the config."""
-        from cnn_lab.search import search
+        from cnn_lab.sweeps.search import search
 
         search([*self.params, *arguments], self.config, self.hydra_context, self.task_function)

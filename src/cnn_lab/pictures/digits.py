@@ -1,0 +1,229 @@
+"""Pictures of any kind, brought to MNIST's convention: a light digit in the middle of a dark 28 x 28 image.
+
+The last steps are those of MNIST itself (http://yann.lecun.com/exdb/mnist): the digit scaled into 20 x 20
+pixels with its proportions, and moved so that its centre of mass is the image's centre.
+"""
+
+import errno
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.runs.trust import printable
+
+SURE = 0.5  # the least probability of a guess; less is unsure
+SIDE, BOX = 28, 20  # pixels of an image, and of the digit in it
+LARGEST = 100_000_000  # pixels of a picture that is read
+LARGEST_FILE = 100_000_000  # bytes
+# Others that Pillow knows are not read: some start programs (EPS), and few have seen as much use.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+WORKING_SIDE = 400  # pixels that larger pictures are reduced to before anything is searched
+LEAST_CONTRAST = 0.12  # between digit and background, of black to white
+LEAST_INK, MOST_INK = 0.0008, 0.7  # share of a picture's pixels that a digit covers
+LONGEST = 9  # a digit's strokes, of its longer side
+THIN, PEN = 0.1, 0.13  # width of strokes, of the digit's longer side: those below get the other, as MNIST's
+SMALLEST_PIECE = 0.06  # of the largest one; less is dust
+WIDEST = 1.8  # a digit's width, of its height
+
+
+@dataclass
+class Digit:
+    """A picture that was given and what the network sees of it.
+
+    Attributes:
+        name: of the file.
+        given: the picture in gray, at most 400 pixels a side.
+        pixels: (28, 28), uint8, light on dark; all zero where no digit was found.
+        problem: why there is no digit, in words; empty where there is one.
+    """
+
+    name: str
+    given: Image.Image
+    pixels: np.ndarray
+    problem: str = ""
+
+
+def read_digit(source: str | Path | IO[bytes], name: str = "") -> Digit:
+    """Read a picture of a digit from a file of one of `FORMATS`.
+
+    Raises:
+        ConfigError: naming a file that cannot be read, is no picture, is damaged or has too many pixels.
+    """
+    name = printable(name or str(source))
+    try:
+        content = _read_bytes(source)
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
+    if len(content) > LARGEST_FILE:
+        raise ConfigError(f"{name} has more than {LARGEST_FILE:,} bytes: give a smaller picture")
+    if not content:
+        raise ConfigError(f"{name} is empty: give a picture, such as a PNG or JPEG file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd metadata, and sizes, which are checked below
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+            if picture.width * picture.height > LARGEST:
+                raise ConfigError(
+                    f"{name} has {picture.width:,} x {picture.height:,} pixels, and at most "
+                    f"{LARGEST:,} in all are read: give a smaller picture"
+                )
+            picture.load()
+            return find_digit(ImageOps.exif_transpose(_reduce(picture)), name)
+    except UnidentifiedImageError as error:
+        raise ConfigError(f"{name} is not a picture: give a PNG or JPEG file, for example") from error
+    except ConfigError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ConfigError(f"{name} has too many pixels to be read: give a smaller picture") from error
+    except Exception as error:  # Pillow's readers raise whatever they meet in a damaged file
+        raise ConfigError(f"{name} is damaged: {printable(str(error))}") from error
+
+
+def _read_bytes(source: str | Path | IO[bytes]) -> bytes:
+    """The content, or one byte more than `LARGEST_FILE`."""
+    if not isinstance(source, str | Path):
+        return source.read(LARGEST_FILE + 1)
+    path = Path(source)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe without a writer, a device
+        raise OSError(errno.EINVAL, "it is not a file (type - to read standard input)")
+    with path.open("rb") as file:
+        return file.read(LARGEST_FILE + 1)
+
+
+def _reduce(picture: Image.Image) -> Image.Image:
+    """A huge picture smaller, in the modes that take most memory in what follows."""
+    factor = max(picture.size) // (4 * WORKING_SIDE)
+    if factor < 2 or not (picture.has_transparency_data or picture.mode.startswith("I")):
+        return picture
+    return picture.convert("RGBA" if picture.has_transparency_data else "I").reduce(factor)
+
+
+def find_digit(picture: Image.Image, name: str = "") -> Digit:
+    """Find the digit in an opened picture: dark on light or light on dark, of any size, anywhere in it."""
+    gray = _to_gray(picture)
+    gray.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    digit = Digit(name, gray, np.zeros((SIDE, SIDE), np.uint8))
+    ink = _find_ink(np.asarray(gray, dtype=np.float32) / 255)
+    strong = ink > _find_threshold(ink)
+    if strong.all() or not strong.any() or ink[strong].mean() - ink[~strong].mean() < LEAST_CONTRAST:
+        digit.problem = "there is nothing on it"
+        return digit
+    kept = _drop_specks(strong)
+    rows, columns = np.flatnonzero(kept.any(axis=1)), np.flatnonzero(kept.any(axis=0))
+    longer = max(np.ptp(rows), np.ptp(columns)) + 1
+    width = _measure_strokes(kept)
+    if not LEAST_INK < kept.mean() < MOST_INK or kept.sum() > LONGEST * width * longer:
+        digit.problem = "there is nothing like a digit on it"
+        return digit
+    if np.ptp(columns) + 1 > WIDEST * (np.ptp(rows) + 1) or _has_gap(kept[:, columns[0] : columns[-1]]):
+        digit.problem = "there is more than one digit on it, or none: give one digit a picture"
+        return digit
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    near = ndimage.binary_dilation(kept, iterations=2)  # the soft edges of the strokes
+    strength = np.where(near, ink, 0) / np.percentile(ink[kept], 75)
+    digit.pixels = _place(_thicken(strength[box].clip(0, 1), width))
+    return digit
+
+
+def _to_gray(picture: Image.Image) -> Image.Image:
+    """Gray levels of 8 bits; what is transparent becomes white below dark ink, and black below light."""
+    if picture.mode.startswith(("I", "F")):  # more than 8 bits
+        values = np.asarray(picture, dtype=np.float64)
+        low, high = values.min(), values.max()
+        return Image.fromarray(((values - low) / max(high - low, 1e-9) * 255).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture.convert("L")
+    layers = np.asarray(picture.convert("LA"), dtype=np.float32) / 255
+    gray, opacity = layers[..., 0], layers[..., 1]
+    background = 1.0 if (gray * opacity).sum() < 0.5 * opacity.sum() else 0.0
+    mixed = gray * opacity + background * (1 - opacity)
+    return Image.fromarray((mixed * 255).round().astype(np.uint8))
+
+
+def _find_ink(gray: np.ndarray) -> np.ndarray:
+    """How far each pixel is from the background, towards the digit: about 0 to 1, from gray levels 0 to 1.
+
+    The background is a plane, so that light from one side does no harm. It is fitted again and again to the
+    pixels that are nearest to it.
+    """
+    height, width = gray.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    terms = np.stack([np.ones_like(x), x, y], axis=-1)
+    rim = np.ones(gray.shape, dtype=bool)
+    rim[1:-1, 1:-1] = False
+    plane = np.full(gray.shape, np.median(gray[rim]))
+    for _ in range(5):
+        distance = np.abs(gray - plane)
+        near = distance <= max(float(np.median(distance)), 0.02)
+        plane = terms @ np.linalg.lstsq(terms[near], gray[near], rcond=None)[0]
+    difference = gray - plane
+    return difference if (difference**3).sum() > 0 else -difference
+
+
+def _find_threshold(values: np.ndarray) -> float:
+    """The value that splits others best into a low and a high group (Otsu, 1979)."""
+    counts, edges = np.histogram(values, bins=128)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centres)
+    means = sums / np.maximum(below, 1), (sums[-1] - sums) / np.maximum(above, 1)
+    between = below * above * (means[0] - means[1]) ** 2.0
+    return float(edges[1:][between.argmax()])
+
+
+def _drop_specks(mask: np.ndarray) -> np.ndarray:
+    """Without the pieces that are small beside the largest: dust, noise, a frame's corners."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= SMALLEST_PIECE * sizes.max())[labels]
+
+
+def _measure_strokes(mask: np.ndarray) -> float:
+    """The mean width of strokes in pixels: four times the mean distance of their pixels to the edge."""
+    padded = np.pad(mask, 1)
+    return float(4 * ndimage.distance_transform_edt(padded)[padded].mean() - 1)
+
+
+def _has_gap(mask: np.ndarray) -> bool:
+    """Whether empty columns part what is there into two pieces of about the same size."""
+    ink = np.cumsum(mask.sum(axis=0))
+    before = ink[~mask.any(axis=0)] / ink[-1]
+    return bool(((before > 0.25) & (before < 0.75)).any())
+
+
+def _thicken(strength: np.ndarray, width: float) -> np.ndarray:
+    """Strokes, `width` pixels wide, at least as wide as a pen's in MNIST, of the digit's size."""
+    longer = max(strength.shape)
+    missing = round(PEN * longer - width)
+    if width >= THIN * longer or missing < 1:
+        return strength
+    y, x = np.mgrid[-missing : missing + 1, -missing : missing + 1] / (missing / 2 + 0.5)
+    return ndimage.grey_dilation(np.pad(strength, missing), footprint=x**2 + y**2 <= 1)
+
+
+def _place(strength: np.ndarray) -> np.ndarray:
+    """MNIST's own recipe: into 20 x 20 pixels, then the centre of mass into the middle of 28 x 28."""
+    factor = BOX / max(strength.shape)
+    size = [max(1, round(side * factor)) for side in strength.shape[::-1]]
+    small = np.asarray(
+        Image.fromarray(strength.astype(np.float32)).resize(
+            size, Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
+        )
+    )
+    canvas = np.zeros((SIDE, SIDE), np.float32)
+    middle = ndimage.center_of_mass(small)
+    top, left = (
+        int(np.clip(round(SIDE / 2 - centre), 0, SIDE - side))
+        for centre, side in zip(middle, small.shape, strict=True)
+    )
+    canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return (canvas / max(canvas.max(), 1e-9) * 255).clip(0, 255).round().astype(np.uint8)

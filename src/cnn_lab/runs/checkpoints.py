@@ -1,0 +1,211 @@
+"""A run's checkpoints: when best.ckpt and last.ckpt are written, how, and how they are read."""
+
+import os
+import pickle
+import signal
+import threading
+import time
+import warnings
+import zipfile
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from cnn_lab import __version__
+from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted
+from cnn_lab.runs.directory import read_result
+from cnn_lab.runs.recorder import Recorder
+from cnn_lab.runs.trust import check_trusted, printable
+from cnn_lab.settings.config import check_config
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a request while training steps, and into an end elsewhere.
+
+    A second one ends the run at once, as does the first where nothing looks for the request.
+
+    Attributes:
+        signal: the number of the signal that came; 0 for none.
+        is_awaited: whether steps are taken, after each of which the request is looked for.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.is_awaited = False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals over, from Lightning too, which else ends the run where it has no checkpoint."""
+        for number, handler in self._handlers.items():
+            if handler != signal.SIG_IGN:  # as in a job that a shell has put into the background
+                signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        is_first, self.signal = not self.signal, number
+        if not (is_first and self.is_awaited):
+            raise RunInterrupted(number)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint aside and renames it, so that what is there was written to its end."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Replace the file at `path`; the old one survives until then, and if that fails."""
+        path = Path(path)
+        path.parent.mkdir(exist_ok=True)
+        aside = path.with_name(f".{path.name}.new")
+        try:
+            with aside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+class Checkpoints(Checkpoint):
+    """Writes last.ckpt after each epoch, every few minutes and when the run is to stop; best.ckpt when it is.
+
+    Inside an epoch it is written after a step of the optimizer, so that a run goes on with the next batch.
+
+    Args:
+        minutes: between checkpoints inside an epoch.
+        validated: whether the best is known by its validation accuracy; else it is the latest.
+    """
+
+    def __init__(
+        self, folder: Path, recorder: Recorder, stop: StopRequest, minutes: float, validated: bool
+    ) -> None:
+        self.folder = folder
+        self.recorder = recorder
+        self.stop = stop
+        self.minutes = minutes
+        self.validated = validated
+        self._last_time = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """From now on a signal waits for the end of the step."""
+        for stopping in trainer.early_stopping_callbacks:  # a run that was killed when it had just ended
+            trainer.should_stop |= stopping.wait_count >= stopping.patience  # type: ignore[attr-defined]
+        self.stop.listen()
+        self.stop.is_awaited = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write last.ckpt if it is due, and end the run if that was asked for.
+
+        Raises:
+            RunInterrupted: after the checkpoint, for a signal.
+        """
+        due = bool(self.stop.signal) or time.monotonic() - self._last_time > 60 * self.minutes
+        if trainer.world_size > 1:
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        done = batch_idx + 1
+        if not due or done % trainer.accumulate_grad_batches or done % trainer.val_check_batch == 0:
+            return  # gradients are not kept in a checkpoint, nor what is between a step and its validation
+        self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write what the epoch has given."""
+        if self.recorder.is_best or not self.validated:
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        self._save_last(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """From now on a signal ends the run at once."""
+        self.stop.is_awaited = False
+
+    def _save_last(self, trainer: Trainer) -> None:
+        if not all(torch.isfinite(values).all() for values in trainer.model.parameters()):  # type: ignore[union-attr]
+            raise CnnLabError(self.recorder.describe_divergence(trainer, "a weight is not finite"))
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+        self._last_time = time.monotonic()
+        if self.stop.signal:
+            raise RunInterrupted(self.stop.signal)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint as plain data and tensors, its config checked; nothing in the file is executed.
+
+    Raises:
+        ConfigError: when it is no checkpoint of this project, or its config is refused.
+    """
+    try:
+        _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files of other kinds, which are refused
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        _check_content(checkpoint)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(f"{path} is not a checkpoint of this project: it is more than data") from error
+    except Exception as error:  # damaged and hostile files make their readers raise anything
+        reason = f": {error}" if isinstance(error, ConfigError) else ""
+        raise ConfigError(f"{path} is not a checkpoint of this project{reason}") from error
+    check_trusted(checkpoint["config"])
+    try:
+        checkpoint["config"] = check_config(checkpoint["config"])
+    except Exception as error:  # a value of a type that nobody would type
+        raise ConfigError(f"{path}{describe_version(path)}: {first_line(error)}") from error
+    return checkpoint
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what could wait for ever or become larger than it is, before it is read."""
+    if not path.is_file():
+        raise ConfigError("it is not a file")
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(item.file_size for item in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ConfigError(f"it would unpack to {unpacked:,} bytes")
+
+
+def _check_content(checkpoint: Any) -> None:
+    """Refuse what is not laid out as a checkpoint, and tensors that claim more than the file holds."""
+    for name, kind in (("config", dict), ("state_dict", dict), ("epoch", int), ("global_step", int)):
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(name), kind):
+            raise ConfigError(f"it has no {name}")
+    for name, value in checkpoint["state_dict"].items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_complex():
+            raise ConfigError(f"{printable(str(name))[:80]} in its state_dict is no weight")
+    seen: set[int] = set()
+    waiting: list[Any] = [checkpoint]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Tensor):
+            if item.device.type != "cpu" or item.nbytes > item.untyped_storage().nbytes():
+                raise ConfigError("it has tensors that are larger than what it holds of them")
+        elif isinstance(item, dict | list | tuple | set) and id(item) not in seen:
+            seen.add(id(item))
+            waiting += item.values() if isinstance(item, dict) else item
+
+
+def describe_version(path: Path) -> str:
+    """A remark for a checkpoint whose run is known to be of another version."""
+    written = read_result(path.absolute().parent.parent).get("versions", {}).get("cnn_lab", __version__)
+    return "" if written == __version__ else f" (of cnn_lab {written[:20]}, and this is {__version__})"
+
+
+def first_line(error: Exception) -> str:
+    """An error's message as one printable line."""
+    return (printable(str(error)).strip() or type(error).__name__).partition("\n")[0]

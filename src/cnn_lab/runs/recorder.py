@@ -1,0 +1,142 @@
+"""The callback that writes a run's directory as the run goes: metrics.csv, result.json, TensorBoard."""
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from cnn_lab.classifier import ImageClassifier
+from cnn_lab.errors import CnnLabError
+from cnn_lab.pictures.events import EventLogger
+from cnn_lab.runs.directory import LAST_CHECKPOINT, Run
+from cnn_lab.terminal.screen import shorten
+
+
+class Recorder(Callback):
+    """Writes a row an epoch, puts the config into every checkpoint, and ends a run whose loss is no number.
+
+    Attributes:
+        best: the best validation accuracy and its epoch; empty where nothing was validated.
+        is_best: whether the epoch that has just ended is the best.
+    """
+
+    def __init__(self, run: Run, events: EventLogger, config: Mapping[str, Any]) -> None:
+        self.run = run
+        self.events = events
+        self.config = dict(config)
+        self.best: dict[str, float] = {}
+        self.is_best = False
+        self._measured: dict[str, float] = {}
+        self._epoch_start = 0.0
+        self._images_seen = 0
+        self._seconds_seen = 0.0
+        self._random_state: dict[str, Tensor] = {}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Go on after the checkpoint's last step."""
+        self.run.keep_epochs(checkpoint["finished_epochs"])
+        for row in self.run.rows:
+            self._note_best(row)
+        self._random_state = checkpoint["random_state"]
+        self._epoch_start = time.perf_counter() - checkpoint["epoch_seconds"]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        """Start the epoch's clock; not called for the rest of an epoch."""
+        self._epoch_start = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Before the first step, go on with the random numbers where the checkpoint left off."""
+        if self._random_state:  # not earlier, since making the loaders may draw some
+            _set_random_state(self._random_state)
+            self._random_state = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: ImageClassifier, outputs: Any, batch: list[Tensor], batch_idx: int
+    ) -> None:  # type: ignore[override]
+        """Write the training loss every `trainer.log_every_n_steps` batches.
+
+        Raises:
+            CnnLabError: when the loss is NaN or infinite. On a GPU, which nothing waits for, it is looked at
+                only that often.
+        """
+        is_logged = (batch_idx + 1) % trainer.log_every_n_steps == 0
+        if (is_logged or pl_module.device.type == "cpu") and not pl_module.train_metrics.loss_sum.isfinite():
+            raise CnnLabError(self.describe_divergence(trainer, f"the loss is {outputs['loss'].item()}"))
+        if is_logged:
+            self.events.experiment.add_scalar("train/loss_step", outputs["loss"], trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        """Keep what was measured for the epoch's row."""
+        self._measured = pl_module.eval_metrics.read(pl_module.watched)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        """Write the epoch's row."""
+        train = pl_module.train_metrics.read("train")  # Lightning calls the module's own hook after this one
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            **train,
+            **self._measured,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - self._epoch_start, 3),
+        }
+        self._measured = {}  # not every epoch need be validated
+        self._images_seen += int(pl_module.train_metrics.count)
+        self._seconds_seen += row["seconds"]
+        self.is_best = self._note_best(row)
+        for name, value in row.items():
+            if name.endswith("/loss") and not math.isfinite(value):
+                raise CnnLabError(self.describe_divergence(trainer, f"{name} is {value}"))
+        self.run.add_epoch(row)
+        self.events.log_epoch(row)
+        self.run.update(epochs=row["epoch"], steps=row["step"], best=self.best or None, **self._speed())
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint one that can be used without the run's directory."""
+        checkpoint["config"] = self.config
+        checkpoint["random_state"] = _get_random_state()
+        checkpoint["finished_epochs"] = trainer.fit_loop.epoch_progress.current.processed
+        checkpoint["epoch_seconds"] = time.perf_counter() - self._epoch_start
+
+    def describe_divergence(self, trainer: Trainer, problem: str) -> str:
+        """The message for a run that has left the numbers behind."""
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        last = self.run.path / LAST_CHECKPOINT
+        kept = (
+            f"The last good checkpoint is {shorten(last)}" if last.exists() else "There is no checkpoint yet"
+        )
+        return (
+            f"the run has diverged: {problem} at step {trainer.global_step} with lr {lr:.3g}. {kept}. "
+            "Try a smaller optimizer.lr, or trainer.gradient_clip_val=1"
+        )
+
+    def _note_best(self, row: Mapping[str, Any]) -> bool:
+        accuracy = row.get("val/accuracy")
+        if accuracy is None or accuracy <= self.best.get("val/accuracy", -1.0):
+            return False
+        self.best = {"val/accuracy": accuracy, "epoch": row["epoch"]}
+        return True
+
+    def _speed(self) -> dict[str, Any]:
+        return {
+            "seconds_per_epoch": statistics.median(row["seconds"] for row in self.run.rows),
+            "samples_per_second": round(self._images_seen / max(self._seconds_seen, 1e-9)),
+        }
+
+
+def _get_random_state() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_state(states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,204 @@
+"""How many runs of a sweep go side by side, with how many threads each, and on which GPU.
+
+Importing this does not import torch.
+"""
+
+import contextlib
+import importlib.util
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.settings.config import PROJECT
+from cnn_lab.terminal.screen import shorten
+
+EXTRAS = {
+    "hydra_joblib_launcher": "parallel",
+    "hydra_ray_launcher": "ray",
+    "hydra_submitit_launcher": "slurm",
+}
+RAY_RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}
+CONNECT_SECONDS = 5
+GPU_POLL_SECONDS = 0.5
+
+
+def check_launcher(launcher: DictConfig, config: Mapping[str, Any]) -> None:
+    """Refuse at once what every run would fail for. `config` is one run's.
+
+    Raises:
+        ConfigError: for a launcher that is not installed, or for more than there is to run on.
+    """
+    package = _package(launcher)
+    if package in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
+        raise ConfigError(
+            f"the launcher {package.removeprefix('hydra_')} is not installed; {install_hint(EXTRAS[package])}"
+        )
+    runs_here = package in ("_internal", "hydra_joblib_launcher")
+    if runs_here and config["trainer"].get("accelerator") == "gpu":
+        from cnn_lab.trainer import choose_hardware
+
+        choose_hardware(config["trainer"])
+    if package == "hydra_joblib_launcher":
+        places, gpus = _count_places(config)
+        if launcher.n_jobs != -1 and launcher.n_jobs < 1:
+            raise ConfigError(
+                f"hydra.launcher.n_jobs={launcher.n_jobs} is out of range: it must be at least 1, or -1"
+            )
+        if gpus and launcher.n_jobs > places:
+            raise ConfigError(
+                f"hydra.launcher.n_jobs={launcher.n_jobs}: the GPUs here have room for {places}; "
+                f"type hydra.launcher.n_jobs={places}, or let more runs share a GPU with sweep.jobs_per_gpu"
+            )
+    if package == "hydra_ray_launcher":
+        _check_ray(launcher)
+
+
+def _check_ray(launcher: DictConfig) -> None:
+    import ray
+
+    if not ray.is_initialized():  # here, since the launcher passes on what a running cluster refuses
+        settings = OmegaConf.to_container(launcher.ray.init, resolve=True)
+        _check_address(settings["address"])
+        try:
+            ray.init(**{key: value for key, value in settings.items() if value is not None})
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"hydra.launcher.ray.init: {error}\nA cluster that asks for a token needs "
+                "RAY_AUTH_MODE=token and its head's token, in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            ) from error
+    for name, resource in RAY_RESOURCES.items():
+        wanted = launcher.ray.remote.get(name) or 0
+        most = max(node.get(resource, 0) for node in _ray_nodes())
+        if wanted > most:
+            raise ConfigError(
+                f"hydra.launcher.ray.remote.{name}={wanted}: no node of the cluster has more than {most:g}"
+            )
+
+
+def _check_address(address: str | None) -> None:
+    """Ray itself tries for many minutes."""
+    host, _, port = str(address).rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.launcher.ray.init.address={address}: no Ray cluster answers there ({error})"
+        ) from None
+
+
+def install_hint(extra: str) -> str:
+    """What to type for an extra that is missing."""
+    return f"type: pip install -e '{shorten(PROJECT)}[{extra}]'"
+
+
+def arrange_launcher(launcher: DictConfig, jobs: int, config: Mapping[str, Any]) -> str:
+    """Divide what there is among `jobs` runs; returns what was arranged, in words."""
+    package = _package(launcher)
+    if package == "hydra_joblib_launcher":
+        return _arrange_joblib(launcher, jobs, config)
+    if package == "hydra_ray_launcher":
+        places = sum(_count_ray_places(node, launcher.ray.remote, jobs) for node in _ray_nodes())
+        return f"{min(jobs, places)} side by side on {_count(len(_ray_nodes()), 'Ray node')}"
+    if package == "hydra_submitit_launcher":
+        threads = os.environ.setdefault("OMP_NUM_THREADS", str(launcher.cpus_per_task))
+        return f"submitted as jobs with {_count(int(threads), 'CPU thread')} each"
+    return ""
+
+
+def _arrange_joblib(launcher: DictConfig, jobs: int, config: Mapping[str, Any]) -> str:
+    import joblib
+
+    places, gpus = _count_places(config)
+    side_by_side = min(jobs, places if launcher.n_jobs == -1 else launcher.n_jobs)
+    with read_write(launcher):
+        launcher.n_jobs = side_by_side
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # Hydra has some before a run has its log
+    cores = str(max(1, joblib.cpu_count() // side_by_side))
+    threads = _count(int(os.environ.setdefault("OMP_NUM_THREADS", cores)), "CPU thread")
+    return f"{side_by_side} side by side, {threads} each" + (f", {_count(gpus, 'GPU')}" if gpus else "")
+
+
+def _count_places(config: Mapping[str, Any]) -> tuple[int, int]:
+    """How many runs this machine has room for, and its GPUs."""
+    import joblib
+
+    gpus = count_gpus(config["trainer"])
+    return (gpus * config["sweep"]["jobs_per_gpu"] if gpus else joblib.cpu_count()), gpus
+
+
+def _ray_nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _count_ray_places(node: Mapping[str, float], wanted: Mapping[str, Any], jobs: int) -> int:
+    places = [
+        int(node.get(resource, 0) / wanted[name] + 1e-9)
+        for name, resource in RAY_RESOURCES.items()
+        if wanted.get(name)
+    ]
+    return min(places, default=jobs)
+
+
+def stop_launched() -> None:
+    """End what a launcher has started in processes of its own."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    if "joblib" in sys.modules:
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def count_gpus(trainer: Mapping[str, Any]) -> int:
+    """The CUDA GPUs that these Trainer settings let a run use."""
+    if trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@contextlib.contextmanager
+def take_gpu(settings: dict[str, Any], launcher: Mapping[str, Any], sweep: Path) -> Iterator[dict[str, Any]]:
+    """The settings with a GPU that is free, if the launcher starts several runs on a machine with GPUs.
+
+    They are dealt out by lock files in the sweep's directory, which the system releases however a run ends.
+    """
+    gpus = count_gpus(settings["trainer"]) if _package(launcher) == "hydra_joblib_launcher" else 0
+    if not gpus:
+        yield settings
+        return
+    places = [(gpu, place) for place in range(settings["sweep"]["jobs_per_gpu"]) for gpu in range(gpus)]
+    while True:
+        for gpu, place in places:
+            lock = FileLock(sweep / f".gpu{gpu}-{place}.lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            try:
+                yield {**settings, "trainer": {**settings["trainer"], "devices": [gpu]}}
+            finally:
+                lock.release()
+            return
+        time.sleep(GPU_POLL_SECONDS)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _package(launcher: Mapping[str, Any]) -> str:
+    return str(launcher["_target_"]).split(".")[1]

@@ -1,0 +1,228 @@
+"""A search with Optuna for the settings with the highest validation accuracy.
+
+Importing this imports neither Optuna nor torch.
+"""
+
+import importlib.util
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import InstantiationException
+from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.runs.directory import read_rows
+from cnn_lab.settings.config import list_typed
+from cnn_lab.sweeps.launchers import check_launcher, install_hint
+from cnn_lab.sweeps.sweep import Job, Sweep, parse
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+
+STUDY_FILE = "study.log"
+RUN = "run"  # the trial's attribute that holds its run's directory
+
+
+def search(
+    typed: Sequence[str], config: DictConfig, context: HydraContext, task_function: TaskFunction
+) -> None:
+    """Run trials of the search space in `typed`, Hydra's overrides, and report.
+
+    A trial whose run fails is a failed trial, and the search goes on.
+
+    Raises:
+        ConfigError: for a search space, sampler or pruner that is none, before anything is written.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError(f"Optuna is not installed; {install_hint('search')}")
+    overrides = parse(typed, context)
+    space, fixed = read_space(overrides)
+    drawn = {
+        item.get_key_element(): item.get_value_string() for item in overrides if item.is_sweep_override()
+    }
+    settings = config.hydra.sweeper
+    _build(settings.pruner)
+    sampler = _build(settings.sampler)
+    sweep = Sweep("search", drawn, list_typed(config.hydra.overrides.task), config, context, task_function)
+    sweep.total = settings.n_trials
+    corners = [sweep.check([*fixed, *_overrides(params)]) for params in _find_corners(space)]
+    if all(job.error for job in corners):
+        raise ConfigError(corners[0].error)
+    check_launcher(config.hydra.launcher, next(job.config for job in corners if not job.error))
+    with sweep.open():
+        study = open_study(settings, sweep.path, sampler)
+        _requeue_interrupted(study, sweep)
+        sweep.ended_earlier = _count_finished(study, sweep)
+        sweep.run_to_end(lambda: _run_trials(study, space, fixed, sweep), lambda: _summarize(study, fixed))
+
+
+def read_space(overrides: Sequence[Override]) -> "tuple[dict[str, BaseDistribution], list[str]]":
+    """The keys that vary with their distributions, and the overrides that are the same for all trials.
+
+    Raises:
+        ConfigError: when nothing varies, or an interval is empty.
+    """
+    space: dict[str, BaseDistribution] = {}
+    fixed: dict[str, str] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        space.pop(key, None)
+        fixed.pop(key, None)
+        if override.is_sweep_override():
+            space[key] = _make_distribution(override)
+        else:
+            fixed[key] = f"{key}={override.get_value_element_as_str()}"
+    if not space:
+        raise ConfigError(
+            "nothing varies, so there is nothing to search: give a search space, such as "
+            "'optimizer.lr=tag(log,interval(1e-4,1e-2))' or 'model.dropout=choice(0,0.25,0.5)'"
+        )
+    return space, list(fixed.values())
+
+
+def open_study(settings: DictConfig, sweep: Path, sampler: Any = None) -> "Study":
+    """The study of a search, which is made if there is none."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = settings.storage or JournalStorage(JournalFileBackend(str(sweep / STUDY_FILE)))
+    name = settings.study_name or sweep.name
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True,
+        sampler=sampler, pruner=_build(settings.pruner),
+    )  # fmt: skip
+    if sampler is not None and settings.sampler.get("seed") is not None and study.get_trials(deepcopy=False):
+        seed = settings.sampler.seed + len(study.get_trials(deepcopy=False))
+        study.sampler = _build({**settings.sampler, "seed": seed})  # the first one would draw the same again
+    return study
+
+
+def _make_distribution(override: Override) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value = override.value()
+    try:
+        if isinstance(value, IntervalSweep):
+            numbers = (value.start, value.end)
+            make = IntDistribution if all(isinstance(item, int) for item in numbers) else FloatDistribution
+            return make(*numbers, log="log" in value.tags)
+        if isinstance(value, RangeSweep) and not value.shuffle:
+            start, stop, step = value.start, value.stop, value.step
+            last = start + step * (math.ceil((stop - start) / step) - 1)  # Hydra's ranges leave out their end
+            make = IntDistribution if isinstance(last, int) else FloatDistribution
+            return make(min(start, last), max(start, last), step=abs(step))
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    except ValueError as error:
+        raise ConfigError(f"{override.input_line} is no search space: {error}") from error
+
+
+def _find_corners(space: "Mapping[str, BaseDistribution]") -> list[dict[str, Any]]:
+    """Two examples of a trial: the first, or lowest, value of each key, and the last, or highest."""
+    ends = [
+        (item.choices[0], item.choices[-1]) if hasattr(item, "choices") else (item.low, item.high)
+        for item in space.values()
+    ]
+    return [dict(zip(space, values, strict=True)) for values in zip(*ends, strict=True)]
+
+
+def _overrides(params: Mapping[str, Any]) -> list[str]:
+    """What the run is given: of a drawn number the digits that can matter, so that people can read it."""
+    return [
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in params.items()
+    ]
+
+
+def _build(node: Mapping[str, Any]) -> Any:
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        raise ConfigError(f"hydra.sweeper: {error.__cause__ or error}") from error
+
+
+def _requeue_interrupted(study: "Study", sweep: Sweep) -> None:
+    """Let the trials of this sweep that were interrupted, which no process is running, be run again."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        if Path(trial.user_attrs.get(RUN, "")).parent == sweep.path:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.set_user_attr(f"again {trial.number}", True)
+            study.enqueue_trial(trial.params)
+
+
+def _run_trials(
+    study: "Study", space: "Mapping[str, BaseDistribution]", fixed: Sequence[str], sweep: Sweep
+) -> None:
+    """Run trials until there are as many as asked for, so many at once as asked for."""
+    settings = sweep.config.hydra.sweeper
+    while remaining := settings.n_trials - _count_finished(study, sweep):
+        trials = [study.ask(dict(space)) for _ in range(min(settings.n_jobs, remaining))]
+        jobs = [sweep.check([*fixed, *_overrides(trial.params)]) for trial in trials]
+        for trial, job in zip(trials, jobs, strict=True):
+            sweep.add(job)
+            trial.set_user_attr(RUN, str(job.path))
+        sweep.run(jobs)
+        for trial, job in zip(trials, jobs, strict=True):
+            _tell(study, trial, job)
+
+
+def _count_finished(study: "Study", sweep: Sweep) -> int:
+    finished = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.is_finished()
+        and Path(trial.user_attrs.get(RUN, "")).parent == sweep.path
+        and f"again {trial.number}" not in study.user_attrs
+    ]
+    return min(len(finished), sweep.config.hydra.sweeper.n_trials)
+
+
+def _tell(study: "Study", trial: "Trial", job: Job) -> None:
+    from optuna.trial import TrialState
+
+    if job.done:  # its run was not started for this trial, so that nothing has told its epochs
+        report_epochs(trial, job.path)
+    result = job.result()
+    accuracy = (result.get("best") or {}).get("val/accuracy")
+    if result["status"] == "pruned":
+        study.tell(trial, state=TrialState.PRUNED)
+    elif result["status"] == "completed" and accuracy is not None:
+        study.tell(trial, accuracy)
+    else:
+        study.tell(trial, state=TrialState.FAIL)
+
+
+def report_epochs(trial: "Trial", run_dir: Path) -> None:
+    """Tell the study the validation accuracy of each epoch that a run has finished."""
+    for row in read_rows(run_dir):
+        if row["val/accuracy"] is not None:
+            trial.report(row["val/accuracy"], row["epoch"])
+
+
+def _summarize(study: "Study", fixed: Sequence[str]) -> list[str]:
+    """How much each key matters (PED-ANOVA, Watanabe et al. 2023), and the command for the best trial."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
+
+    done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if not done:
+        return ["No trial was completed, so there is no best one."]
+    lines = []
+    if len(done) > 1 and len({trial.value for trial in done}) > 1:
+        # What sets the best quarter apart from all; the default tenth is a trial or two of a short search.
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=0.25)
+        shares = get_param_importances(study, evaluator=evaluator)
+        lines.append(f"Importance: {', '.join(f'{key} {share:.0%}' for key, share in shares.items())}")
+    best = study.best_trial
+    kept = [item for item in fixed if not item.startswith(("search=", "sweep."))]
+    command = shlex.join(["python", "scripts/train.py", *kept, *_overrides(best.params)])
+    return [*lines, f"Train the best: {command}"]

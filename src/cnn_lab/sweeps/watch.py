@@ -1,0 +1,104 @@
+"""What a sweep shows of its runs while they train: read from their directories, wherever they train."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cnn_lab.runs.directory import read_result, read_status
+from cnn_lab.terminal.screen import Screen, format_outcome
+
+POLL_SECONDS = 0.5
+
+
+class Watch:
+    """A line for each run that has ended; in a terminal, below them, one for each that is running.
+
+    Args:
+        runs: the directory of each run and its settings.
+        ended, total: runs of the sweep that have ended already, and of all.
+    """
+
+    def __init__(
+        self, runs: Sequence[tuple[Path, Mapping[str, Any]]], ended: int, total: int, screen: Screen
+    ) -> None:
+        self.waiting = dict(runs)
+        self.ended = ended
+        self.total = total
+        self.screen = screen
+        self._tasks: dict[Path, Any] = {}
+        self._seen = {path: read_status(path, read_result(path)) for path in self.waiting}
+        self._warned = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            console=screen.console,
+            transient=True,
+            disable=not screen.console.is_terminal,
+            refresh_per_second=2,
+        )
+
+    def __enter__(self) -> "Watch":
+        self._progress.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        self._progress.stop()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        for path, config in list(self.waiting.items()):
+            result = read_result(path)
+            self._warn_of_sample(config, result)
+            status = read_status(path, result)
+            if status == "running":
+                self._seen[path] = status
+                self._show_running(path, config, result)
+            elif result and status != self._seen[path]:
+                self._show_ended(path, {**result, "status": status})
+
+    def _warn_of_sample(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Say once, loudly, that runs do without the images that they were to be trained on."""
+        if self._warned or not config["data"].get("root") or not result.get("dataset", {}).get("sample"):
+            return
+        self._warned = True
+        self.screen.show(
+            f"MNIST is not in {config['data']['root']} and cannot be downloaded: training on the embedded "
+            f"{result['dataset']['name']} instead",
+            style="bold yellow",
+        )
+
+    def _show_running(self, path: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        if path not in self._tasks:
+            epochs = config["trainer"].get("max_epochs") or -1
+            self._tasks[path] = self._progress.add_task(
+                path.name, total=epochs if epochs > 0 else None, metrics=""
+            )
+        best = result.get("best")
+        metrics = f"best val {best['val/accuracy']:.2%}" if best else ""
+        self._progress.update(self._tasks[path], completed=result.get("epochs", 0), metrics=metrics)
+
+    def _show_ended(self, path: Path, result: Mapping[str, Any]) -> None:
+        del self.waiting[path]
+        if path in self._tasks:
+            self._progress.remove_task(self._tasks.pop(path))
+        self.ended += 1
+        style = {"failed": "red", "interrupted": "yellow"}.get(result["status"])
+        self.screen.show(f"{self.ended:>4}/{self.total}  {format_outcome(path.name, result)}", style=style)

@@ -1,0 +1,86 @@
+"""The callback that shows a run as it trains."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cnn_lab.classifier import ImageClassifier
+from cnn_lab.pictures.style import NAMES
+from cnn_lab.runs.directory import Run
+from cnn_lab.terminal.screen import Screen, format_epoch, format_head
+
+REFRESH_SECONDS = 0.25  # reading the loss waits for the device, so it is not read at every step
+
+
+class Display(Callback):
+    """A progress bar with the loss and accuracy so far where there is a terminal, and a line an epoch."""
+
+    def __init__(self, screen: Screen, run: Run) -> None:
+        self.screen = screen
+        self.run = run
+        self.progress: Progress | None = None
+        self._splits: list[str] = []
+        self._next_refresh = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        """Head the lines to come."""
+        self._splits = ["train", *([pl_module.watched] if sum(trainer.num_val_batches) else [])]
+        self.screen.show(format_head(self._splits), style="bold")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Start the epoch's bar."""
+        if not self.screen.console.is_terminal or self.screen.console.quiet:
+            return
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(),
+            console=self.screen.console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self.progress.start()
+        description = f"epoch {trainer.current_epoch + 1}/{_last_epoch(trainer)}"
+        self.progress.add_task(description, total=trainer.num_training_batches, metrics="")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: ImageClassifier, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:  # type: ignore[override]
+        """Move the bar, a few times a second."""
+        if self.progress and time.monotonic() >= self._next_refresh:
+            metrics = pl_module.train_metrics.peek()
+            text = f"loss {metrics['loss'].item():.4f}  accuracy {metrics['accuracy'].item():.2%}"
+            self.progress.update(self.progress.task_ids[0], completed=batch_idx + 1, metrics=text)
+            self.progress.refresh()
+            self._next_refresh = time.monotonic() + REFRESH_SECONDS
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Replace the bar by the epoch's line."""
+        self._stop()
+        self.screen.show(format_epoch(self.run.rows[-1], self._splits, _last_epoch(trainer)))
+        if len(self._splits) > 1:
+            self._point_out_one_answer(pl_module)
+
+    def _point_out_one_answer(self, classifier: ImageClassifier) -> None:
+        guesses = classifier.confusion.compute().sum(dim=0)
+        if int((guesses > 0).sum()) == 1:
+            text = f"The network calls all {int(guesses.sum()):,} {NAMES[classifier.watched]} images "
+            text += f"{int(guesses.argmax())}: it learns nothing. Try a smaller optimizer.lr"
+            self.screen.show(text, style="bold yellow")
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
+
+
+def _last_epoch(trainer: Trainer) -> str:
+    return "?" if trainer.max_epochs in (None, -1) else str(trainer.max_epochs)

@@ -1,0 +1,106 @@
+"""What a run prints, which also goes to its log: a title, the layer table, a line an epoch, the result.
+
+Nothing here imports torch.
+"""
+
+import io
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from cnn_lab.runs.trust import printable
+from cnn_lab.shapes import Layer
+
+log = logging.getLogger(__name__)
+
+LOG_WIDTH = 120
+
+
+class Screen:
+    """Prints to the terminal, and the same as plain text to the log."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, quiet=quiet)
+        if not self.console.is_terminal:
+            self.console.width = LOG_WIDTH
+
+    def show(self, renderable: RenderableType, style: str | None = None) -> None:
+        """Print a table, or a text as it is: without markup, and never cut to the terminal's width."""
+        renderable = printable(renderable) if isinstance(renderable, str) else renderable
+        plain = Console(file=io.StringIO(), width=LOG_WIDTH)
+        for console in (self.console, plain):
+            console.print(renderable, style=style, markup=False, soft_wrap=isinstance(renderable, str))
+        log.info("%s", plain.file.getvalue().rstrip())  # type: ignore[attr-defined]
+
+
+def format_layers(layers: Iterable[Layer]) -> Table:
+    """The layer table, with its sums."""
+    layers = list(layers)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer")
+    table.add_column("operation")
+    for heading in ("output", "parameters", "multiply-adds"):
+        table.add_column(heading, justify="right")
+    for layer in layers:
+        output = " x ".join(str(size) for size in layer.output)
+        counts = [f"{count:,}" if count else "" for count in (layer.parameters, layer.multiply_adds)]
+        table.add_row(layer.name, layer.operation, output, *counts)
+    sums = (sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers))
+    table.add_row("total", "", "", *(f"{value:,}" for value in sums), style="bold")
+    return table
+
+
+def format_head(splits: Iterable[str]) -> str:
+    """What stands above the lines of `format_epoch`."""
+    columns = "".join(f"{split + ' loss':>12}{'accuracy':>10}" for split in splits)
+    return f"{'epoch':>7}{columns}{'lr':>10}{'seconds':>10}"
+
+
+def format_epoch(row: Mapping[str, Any], splits: Iterable[str], last: str) -> str:
+    """One line for a row of metrics.csv."""
+    columns = ""
+    for split in splits:
+        measured = row.get(f"{split}/loss") is not None
+        columns += f"{row[f'{split}/loss']:12.4f}{row[f'{split}/accuracy']:10.2%}" if measured else " " * 22
+    epoch = f"{row['epoch']}/{last}"
+    return f"{epoch:>7}{columns}{row['lr']:>10.3g}{row['seconds']:>10.1f}"
+
+
+def format_result(result: Mapping[str, Any]) -> Table:
+    """The table that ends a run."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    if result.get("best"):
+        best = result["best"]
+        table.add_row("validation accuracy", f"{best['val/accuracy']:.2%} (best, epoch {best['epoch']})")
+    if result.get("test/accuracy") is not None:
+        table.add_row("test accuracy", f"{result['test/accuracy']:.2%}, loss {result['test/loss']:.4f}")
+    table.add_row("data", result["dataset"]["name"])
+    if result.get("epochs"):
+        speed = (
+            f"{result['seconds_per_epoch']:.1f} s an epoch, {result['samples_per_second']:,} images a second"
+        )
+        table.add_row("time", f"{result['seconds']:.1f} s in all, {speed}")
+    return table
+
+
+def format_outcome(name: str, result: Mapping[str, Any]) -> str:
+    """One line for a run of a sweep that has ended."""
+    words = [f"{name:<40}", f"{result['status']:<11}"]
+    if result["status"] == "failed":
+        return "  ".join([*words, str(result.get("error", "")).partition("\n")[0]])
+    if result.get("best"):
+        words.append(f"val {result['best']['val/accuracy']:7.2%}")
+    if result.get("test/accuracy") is not None:
+        words.append(f"test {result['test/accuracy']:7.2%}")
+    return "  ".join([*words, f"{result['seconds']:8.1f} s"])
+
+
+def shorten(path: Path) -> str:
+    """The path as the user would type it from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,340 @@
+"""The page to draw a digit on: the guess of a trained network and its feature maps, as one draws.
+
+Importing this imports neither torch nor Gradio, which take seconds.
+"""
+
+import atexit
+import base64
+import errno
+import html
+import io
+import math
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.pictures.digits import BOX, SIDE, SURE, find_digit
+from cnn_lab.pictures.sheets import Tile, draw_sheet, enlarge
+from cnn_lab.pictures.style import BLUE, GRAY, ORANGE, shade
+from cnn_lab.runs.directory import read_result
+from cnn_lab.sweeps.launchers import install_hint
+
+if TYPE_CHECKING:
+    import gradio
+
+    from cnn_lab.runs.trained import Trained
+
+CANVAS, PEN, ERASER = 320, 24, 48  # pixels
+SEEN_SIDE, MAP_SIDE = 112, 56  # pixels, multiples of the sides of images and of most maps
+LEAST_COLUMNS = 8  # of maps in a row
+PAUSE = 60  # milliseconds between two updates while the pen moves
+PNG = "data:image/png;base64,"
+SEEN = f"<b>What the network sees</b>: the digit scaled to {BOX} pixels and moved to the middle, as in MNIST."
+MAPS = (
+    "<b>What its blocks make of it</b>: feature maps. White is zero, <b class=above>orange</b> above, "
+    "<b class=below>blue</b> below; full colour is the block's largest value."
+)
+NO_MAPS = "It has no convolutional blocks, hence no feature maps."
+
+
+def look(trained: "Trained", drawing: str | None) -> tuple[str, str]:
+    """What the page shows of a drawing, as HTML: the network's guess, and what it sees with its feature maps.
+
+    Args:
+        drawing: a PNG as a `data:` URL, dark on light; empty for nothing drawn.
+    """
+    if not drawing:
+        return _show_nothing(trained, "Draw a digit", "and watch what the network makes of it")
+    digit = find_digit(_decode(drawing))
+    if digit.problem:
+        return _show_nothing(trained, "No digit yet", "draw one, taller than wide")
+    (probabilities,) = trained.predict(digit.pixels[None])
+    headline, detail = _phrase(probabilities, trained.classes)
+    guess = _format_guess(headline, detail, trained.classes, probabilities)
+    return guess, _format_images(digit.pixels, _feature_maps(trained, digit.pixels))
+
+
+def _show_nothing(trained: "Trained", headline: str, detail: str) -> tuple[str, str]:
+    """White maps instead of none, so that nothing on the page moves when the first stroke is drawn."""
+    nothing = np.zeros((SIDE, SIDE), np.uint8)
+    blank = [np.zeros_like(maps) for maps in _feature_maps(trained, nothing)]
+    return _format_guess(headline, detail, trained.classes), _format_images(nothing, blank)
+
+
+def _feature_maps(trained: "Trained", pixels: np.ndarray) -> list[np.ndarray]:
+    """(channels, height, width) for each block; empty for a network without blocks."""
+    import torch
+
+    from cnn_lab.model import CNN
+
+    if not isinstance(trained.net, CNN):
+        return []
+    with torch.inference_mode():
+        return [maps[0].numpy() for maps in trained.net.feature_maps(trained.normalise(pixels[None]))]
+
+
+def _phrase(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[str, str]:
+    second, first = np.argsort(probabilities)[-2:]
+    if probabilities[first] >= SURE:
+        return classes[first], f"with probability {probabilities[first]:.2%}"
+    return "Unsure", f"perhaps {classes[first]}, perhaps {classes[second]}"
+
+
+def _format_guess(
+    headline: str, detail: str, classes: Sequence[str], probabilities: np.ndarray | None = None
+) -> str:
+    shares = [0.0] * len(classes) if probabilities is None else probabilities.tolist()
+    bars = "".join(
+        f"<li{' class=best' if share >= SURE else ''}><b>{html.escape(name)}</b>"
+        f'<span class="track"><i style="width: {share:.1%}"></i></span>'
+        f"<span>{'' if probabilities is None else format(share, '.2%')}</span></li>"
+        for name, share in zip(classes, shares, strict=True)
+    )
+    return (
+        f'<div class="guess" aria-live="polite"><strong>{html.escape(headline)}</strong>'
+        f'<p>{html.escape(detail)}</p></div><ul class="bars">{bars}</ul>'
+    )
+
+
+def _format_images(pixels: np.ndarray, blocks: Sequence[np.ndarray]) -> str:
+    figures = _format_figure(f"input: {SIDE} x {SIDE}", enlarge(pixels, SEEN_SIDE))
+    for number, maps in enumerate(blocks, 1):
+        count, height, width = maps.shape
+        columns = max(LEAST_COLUMNS, math.ceil(math.sqrt(count)))
+        sheet = draw_sheet([Tile(tile) for tile in shade(maps)], columns, MAP_SIDE)
+        figures += _format_figure(f"block {number}: {count} maps of {height} x {width}", sheet)
+    return f'<p>{SEEN} {MAPS if blocks else NO_MAPS}</p><div class="images">{figures}</div>'
+
+
+def _format_figure(caption: str, picture: Image.Image) -> str:
+    size = f'width="{picture.width}" height="{picture.height}"'
+    return f'<figure><figcaption>{caption}</figcaption><img src="{_encode(picture)}" {size} alt=""></figure>'
+
+
+def _encode(picture: Image.Image) -> str:
+    """A picture as a `data:` URL, which needs no file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return PNG + base64.b64encode(file.getvalue()).decode()
+
+
+def _decode(drawing: str) -> Image.Image:
+    picture = Image.open(io.BytesIO(base64.b64decode(drawing.removeprefix(PNG))), formats=["PNG"])
+    if picture.size != (CANVAS, CANVAS):  # before its pixels are unpacked
+        raise ValueError(f"a drawing has {CANVAS} x {CANVAS} pixels, and this one {picture.size}")
+    return picture.reduce(2)  # finding the digit takes a third of the time then, and finds the same
+
+
+def describe(trained: "Trained", run_dir: Path) -> str:
+    """The run, its network and its accuracy, in one line."""
+    result = read_result(run_dir)
+    parameters = sum(parameter.numel() for parameter in trained.net.parameters())
+    words = [f"{type(trained.net).__name__}, {parameters:,} parameters", f"after epoch {trained.epoch}"]
+    accuracy = result.get("test/accuracy")
+    measured = (result.get("best") or {}).get("epoch", result.get("epochs"))
+    if accuracy is not None and measured == trained.epoch:
+        words.append(f"test accuracy {accuracy:.2%} on {result['dataset']['name']}")
+    return f"{run_dir.resolve().name}: {', '.join(words)}"
+
+
+def import_gradio() -> Any:
+    """Gradio, kept from sending anything anywhere and from leaving files behind.
+
+    Raises:
+        ConfigError: when it is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if "GRADIO_TEMP_DIR" not in os.environ:  # Gradio's own, /tmp/gradio, may be another user's
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="cnn-lab-")
+        atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+    try:
+        import gradio
+    except ImportError as error:
+        raise ConfigError(f"drawing needs Gradio, which is not installed; {install_hint('draw')}") from error
+    return gradio
+
+
+def build_page(trained: "Trained", about: str) -> "gradio.Blocks":
+    """The page, with `about` below its title. A drawing is kept in its browser alone: users share nothing."""
+    gr = import_gradio()
+    guess, images = look(trained, "")
+    plain = {"apply_default_css": False, "js_on_load": None}
+    with gr.Blocks(title="Draw a digit - cnn-lab") as page:
+        gr.HTML(f"<h1>cnn-lab</h1><p>{html.escape(about)}</p>", elem_classes="head", **plain)
+        with gr.Row():
+            with gr.Column(scale=0, min_width=CANVAS):
+                board = gr.HTML("", html_template=BOARD, js_on_load=SCRIPT, apply_default_css=False)
+            with gr.Column(min_width=CANVAS):
+                guess = gr.HTML(guess, **plain)
+        images = gr.HTML(images, **plain)
+        board.input(
+            partial(look, trained),
+            board,
+            [guess, images],
+            queue=False,
+            trigger_mode="always_last",  # one at a time, and never without the last stroke
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    return page
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port; 0 takes any that is free.
+
+    Raises:
+        ConfigError: when it is in use, or the host is no address of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} of {host} is in use by another program; type --port PORT with another one, or "
+                "--port 0 for any that is free"
+            ) from error
+        raise ConfigError(f"--host {host} --port {port} cannot be listened on: {error.strerror}") from error
+
+
+def format_address(listener: socket.socket) -> str:
+    """What to type into a browser."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(page: "gradio.Blocks", listener: socket.socket) -> None:
+    """Answer browsers until Ctrl+C, which raises KeyboardInterrupt here.
+
+    Gradio's own `launch` would ask itself through the proxies of the environment whether it is there.
+    """
+    import uvicorn
+    from fastapi import FastAPI
+
+    gr = import_gradio()
+    app = gr.mount_gradio_app(
+        FastAPI(),
+        page,
+        path="/",
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        max_file_size=1,  # byte: nobody uploads files
+    )
+    config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+BOARD = f"""
+<div class="board">
+  <canvas width="{CANVAS}" height="{CANVAS}" data-pen="{PEN}" data-eraser="{ERASER}" data-pause="{PAUSE}"
+    aria-label="draw a digit here"></canvas>
+  <div class="tools">
+    <button data-tool="pen" aria-pressed="true">Pen</button>
+    <button data-tool="eraser" aria-pressed="false">Eraser</button>
+    <button data-tool="clear">Clear</button>
+  </div>
+</div>
+"""
+
+# The template does not hold the value, so that Gradio never draws the canvas anew.
+SCRIPT = """
+const canvas = element.querySelector("canvas");
+const context = canvas.getContext("2d");
+const buttons = [...element.querySelectorAll("button")];
+let tool = "pen", last = null, drawn = false, timer = null;
+
+function send() {
+  clearTimeout(timer);
+  timer = null;
+  props.value = drawn ? canvas.toDataURL() : "";
+  trigger("input");
+}
+
+function clear() {
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  drawn = false;
+}
+
+function stroke(event) {
+  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
+  const point = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+  context.strokeStyle = tool === "pen" ? "black" : "white";
+  context.lineWidth = Number(tool === "pen" ? canvas.dataset.pen : canvas.dataset.eraser);
+  context.beginPath();
+  context.moveTo(...(last ?? point));
+  context.lineTo(...point);
+  context.stroke();
+  last = point;
+  drawn = true;
+  timer ??= setTimeout(send, Number(canvas.dataset.pause));
+}
+
+function choose(name) {
+  tool = name;
+  for (const button of buttons.slice(0, 2))
+    button.setAttribute("aria-pressed", button.dataset.tool === tool);
+}
+
+context.lineCap = context.lineJoin = "round";
+clear();
+canvas.addEventListener("pointerdown", event => {
+  if (event.button !== 0 || !event.isPrimary) return;
+  canvas.setPointerCapture(event.pointerId);
+  last = null;
+  stroke(event);
+});
+canvas.addEventListener("pointermove", event => {
+  if (last && event.isPrimary) stroke(event);
+});
+for (const name of ["pointerup", "pointercancel"])
+  canvas.addEventListener(name, () => { last = null; });
+for (const button of buttons)
+  button.addEventListener("click", () => {
+    choose(button.dataset.tool === "eraser" ? "eraser" : "pen");
+    if (button.dataset.tool === "clear") { clear(); send(); }
+  });
+"""
+
+CSS = f"""
+.head h1 {{ font-size: 1.5rem; font-weight: 600; margin: 0; }}
+.board canvas {{
+  width: 100%; max-width: 420px; aspect-ratio: 1; touch-action: none; cursor: crosshair; display: block;
+  border: 1px solid {GRAY}; border-radius: 8px;
+}}
+.tools {{ display: flex; gap: 8px; margin-top: 8px; max-width: 420px; }}
+.tools button {{
+  flex: 1; padding: 8px; border: 1px solid {GRAY}; border-radius: 8px; cursor: pointer;
+  color: var(--body-text-color); background: var(--background-fill-secondary);
+}}
+.tools button[aria-pressed="true"] {{ color: white; background: {BLUE}; border-color: {BLUE}; }}
+.guess {{ margin-bottom: 8px; }}
+.guess strong {{ font-size: 2.2rem; line-height: 1.2; }}
+.bars {{ list-style: none; margin: 0; padding: 0; }}
+.bars li {{
+  display: grid; grid-template-columns: 1.5rem 1fr 4rem; gap: 8px; align-items: center; height: 2.1rem;
+}}
+.bars li > span:last-child {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.track {{ background: var(--border-color-primary); border-radius: 4px; height: 1.2rem; }}
+.track i {{
+  display: block; height: 100%; background: {BLUE}; border-radius: 4px; transition: width 0.15s;
+}}
+.best i {{ background: {ORANGE}; }}
+.images {{ display: flex; flex-wrap: wrap; gap: 16px 20px; margin-top: 8px; }}
+.images figure {{ margin: 0; max-width: 100%; }}
+.images img {{ max-width: 100%; height: auto; border: 1px solid {GRAY}; border-radius: 8px; }}
+.above {{ color: {ORANGE}; }}
+.below {{ color: {BLUE}; }}
+"""

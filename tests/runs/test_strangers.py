@@ -1,0 +1,668 @@
+"""Files of strangers: refused by name, with nothing executed, nothing waited for and nothing written."""
+
+import copy
+import io
+import json
+import os
+import pickle
+import runpy
+import shutil
+import signal
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from PIL import Image, PngImagePlugin
+
+from cnn_lab import datasets as mnist
+from cnn_lab.errors import ConfigError, DataError
+from cnn_lab.pictures.digits import read_digit
+from cnn_lab.runs import trust
+from cnn_lab.runs.directory import find_run, read_result, read_rows
+from cnn_lab.runs.resume import plan_resume
+from cnn_lab.runs.trained import load_checkpoint, load_trained
+from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml
+from cnn_lab.settings.config import GROUPS, PROJECT, check_config
+from cnn_lab.sweeps.report import collect, write_report
+from cnn_lab.terminal.screen import Screen
+from cnn_lab.use.prediction import read_pictures
+from conftest import MNIST_ROOT, TrainedRun, compose_config, needs_mnist, run_script
+
+BEST = Path("checkpoints", "best.ckpt")
+LAUGHS = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{key}: &{key} {{{', '.join(f'{n}: *{before}' for n in 'klmnopqrst')}}}\n"
+    for before, key in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_waits() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise AssertionError("it waits for something")
+
+    earlier = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, earlier)
+
+
+@pytest.fixture
+def run(trained: TrainedRun, tmp_path: Path) -> Path:
+    return shutil.copytree(trained.path, tmp_path / "home" / "run")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained: TrainedRun) -> dict[str, Any]:
+    return torch.load(trained.path / BEST, weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def settings() -> dict[str, Any]:
+    return check_config(compose_config("data=sample"))
+
+
+def list_tree(folder: Path) -> dict[str, Any]:
+    """All that is there and could be changed."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        changed = None if path.is_dir() else status.st_mtime_ns  # something aside may come and go
+        found[str(path)] = (status.st_mode, status.st_size, changed, content)
+    return found
+
+
+class Touch:
+    """Unpickled by a reader that trusts it, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.path}'",)
+
+
+def change_record(content: bytes, change: Callable[[bytes], bytes], pack: int = zipfile.ZIP_STORED) -> bytes:
+    """A checkpoint with another data.pkl."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w", pack) as new:
+        for item in old.infolist():
+            record = old.read(item)
+            new.writestr(item.filename, change(record) if item.filename.endswith("data.pkl") else record)
+    return changed.getvalue()
+
+
+def save(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+PLAIN = "is not a checkpoint of this project"
+FILES: dict[str, tuple[Callable[[dict[str, Any], Path], bytes], str]] = {
+    "code": (lambda good, mark: pickle.dumps(Touch(mark)), PLAIN),
+    "code in a legacy file": (lambda good, mark: save_legacy({**good, "x": Touch(mark)}), PLAIN),
+    "code in a zip": (lambda good, mark: save(Touch(mark)), f"{PLAIN}: it is more than data"),
+    "code in a good one": (lambda good, mark: save({**good, "x": Touch(mark)}), f"{PLAIN}: it is more than data"),
+    "empty": (lambda good, mark: b"", PLAIN),
+    "zeros": (lambda good, mark: bytes(10_000), PLAIN),
+    "text": (lambda good, mark: b"not a checkpoint", PLAIN),
+    "truncated": (lambda good, mark: save(good)[:-1000], PLAIN),
+    "half": (lambda good, mark: save(good)[: len(save(good)) // 2], PLAIN),
+    "bomb": (
+        lambda good, mark: change_record(save(good), lambda data: data + bytes(100_000_000), zipfile.ZIP_DEFLATED),
+        f"{PLAIN}: it would unpack to 10",
+    ),
+    "deep": (
+        lambda good, mark: change_record(save(good), lambda data: b"\x80\x02" + b"]" * 99_999 + b"a" * 99_998 + b"."),
+        PLAIN,
+    ),
+    "a tensor of 4 TB": (
+        lambda good, mark: save({**good, "x": torch.zeros(1).expand(10**12)}),
+        f"{PLAIN}: it has tensors that are larger than what it holds of them",
+    ),
+    "a tensor larger than its record": (
+        lambda good, mark: change_record(
+            save({**good, "x": torch.zeros(200)}), lambda data: data.replace(b"K\xc8", b"K\xfe")
+        ),
+        PLAIN,
+    ),
+    "a bytearray of 1 PB": (
+        lambda good, mark: change_record(
+            save(good), lambda data: b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + (10**15).to_bytes(8, "little") + b"\x85R."
+        ),
+        PLAIN,
+    ),
+    "a tensor without values": (
+        lambda good, mark: save({**good, "x": torch.zeros(3, device="meta")}),
+        f"{PLAIN}: it has tensors that are larger than what it holds of them",
+    ),
+    "only a tensor": (lambda good, mark: save(torch.zeros(3)), f"{PLAIN}: it has no config"),
+    "only weights": (lambda good, mark: save(good["state_dict"]), f"{PLAIN}: it has no config"),
+    "a list": (lambda good, mark: save([good]), f"{PLAIN}: it has no config"),
+    "a config that is none": (lambda good, mark: save({**good, "config": "seed"}), f"{PLAIN}: it has no config"),
+    "no weights": (lambda good, mark: save({**good, "state_dict": None}), f"{PLAIN}: it has no state_dict"),
+    "weights of text": (
+        lambda good, mark: save({**good, "state_dict": {"net.a\x1b[2J": "text"}}),
+        f"{PLAIN}: net.a[2J in its state_dict is no weight",
+    ),
+    "complex weights": (
+        lambda good, mark: save({**good, "state_dict": {"a": torch.zeros(3, dtype=torch.complex64)}}),
+        f"{PLAIN}: a in its state_dict is no weight",
+    ),
+    "an epoch of text": (lambda good, mark: save({**good, "epoch": "last"}), f"{PLAIN}: it has no epoch"),
+}  # fmt: skip
+
+
+def save_legacy(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_checkpoint_that_is_none_is_refused(kind: str, checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    make, message = FILES[kind]
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(make(copy.deepcopy(checkpoint), tmp_path / "mark"))
+    before = list_tree(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_checkpoint(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path} {message}")
+    assert len(text) < len(str(path)) + 150
+    assert "\n" not in text
+    assert list_tree(tmp_path) == before
+
+
+def test_nothing_waits_for_a_pipe_or_reads_a_device(run: Path) -> None:
+    for name in ("pipe.ckpt", "result.json", "metrics.csv", "config.yaml"):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+    for path in (run / "pipe.ckpt", run, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match=r"it is not a file$"):
+            load_checkpoint(path)
+        with pytest.raises(ConfigError, match="is not a run directory"):
+            find_run(path)
+    assert (read_result(run), read_rows(run)) == ({}, [])
+    with pytest.raises(ConfigError, match=r"config.yaml cannot be read: "):
+        read_yaml(run / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda weights: weights.update({"net.head.1.bias": torch.zeros(7)}),
+            "net.head.1.bias is (7,), and the network's (128,)",
+        ),
+        (lambda weights: weights.pop("net.head.1.bias"), "net.head.1.bias is missing"),
+        (lambda weights: weights.update({"net.x\x1b[2J": torch.zeros(7)}), "the network has no net.x[2J"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(
+    checkpoint: dict[str, Any], tmp_path: Path, change: Callable[[dict], None], message: str
+) -> None:
+    path = tmp_path / "best.ckpt"
+    changed = copy.deepcopy(checkpoint)
+    change(changed["state_dict"])
+    torch.save(changed, path)
+    with pytest.raises(ConfigError) as caught:
+        load_trained(path)
+    assert str(caught.value) == f"{path} does not fit its own config: {message}"
+
+
+def test_a_network_that_the_file_does_not_fill_is_not_built(
+    checkpoint: dict[str, Any], tmp_path: Path
+) -> None:
+    changed = copy.deepcopy(checkpoint)
+    changed["config"]["model"]["hidden"] = [10_000, 10_000]
+    torch.save(changed, tmp_path / "best.ckpt")
+    with pytest.raises(
+        ConfigError, match=r"does not fit its own config: net\.head\.1\.weight is \(128, 784\)"
+    ):
+        load_trained(tmp_path / "best.ckpt")
+
+
+def test_weights_that_are_no_numbers_are_the_runs_own(checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    changed = copy.deepcopy(checkpoint)
+    changed["state_dict"]["net.head.1.bias"] *= float("nan")
+    torch.save(changed, tmp_path / "best.ckpt")
+    assert load_trained(tmp_path / "best.ckpt").net.head[1].bias.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "message"),
+    [
+        ("model", {"gates": 3}, r"model\.gates is no setting of cnn_lab\.model\.CNN"),
+        ("model", {"dropout": "much"}, r"model\.dropout=much has the wrong type"),
+        ("trainer", {"callbacks": []}, r"trainer\.callbacks cannot be set"),
+        ("trainer", {"default_root_dir": "/"}, r"trainer\.default_root_dir cannot be set"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named_with_the_version(
+    checkpoint: dict[str, Any], run: Path, group: str, change: dict[str, Any], message: str
+) -> None:
+    changed = copy.deepcopy(checkpoint)
+    changed["config"][group] |= change
+    torch.save(changed, run / BEST)
+    with pytest.raises(ConfigError, match=rf"best\.ckpt: {message}"):
+        load_checkpoint(run / BEST)
+    result = read_result(run)
+    (run / "result.json").write_text(json.dumps({**result, "versions": {"cnn_lab": "9.1"}}))
+    with pytest.raises(ConfigError, match=rf"best\.ckpt \(of cnn_lab 9\.1, and this is [\d.]+\): {message}"):
+        load_checkpoint(run / BEST)
+
+
+@pytest.mark.parametrize("value", [5, "text", ["list"], None, {"_target_": 3}, {}])
+@pytest.mark.parametrize("key", [*GROUPS, "early_stopping", "output_dir", "seed", "label_smoothing"])
+def test_a_value_of_any_type_ends_in_one_message_or_none(
+    checkpoint: dict[str, Any], tmp_path: Path, key: str, value: Any
+) -> None:
+    path = tmp_path / "best.ckpt"
+    torch.save({**checkpoint, "config": {**checkpoint["config"], key: value}}, path)
+    try:
+        load_trained(path)
+    except ConfigError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_every_option_of_this_project_may_be_stored(settings: dict[str, Any]) -> None:
+    options = [(path.parent.name, OmegaConf.load(path)) for path in (PROJECT / "conf").glob("*/*.yaml")]
+    targets = {(group, node["_target_"]) for group, node in options if group in GROUPS and "_target_" in node}
+    assert {group for group, _ in targets} == set(GROUPS)
+    for group, target in targets:
+        check_trusted({**settings, group: {"_target_": target}})
+    check_trusted(
+        {**settings, "model": {"_target_": "cnn_lab.model.CNN", "act": {"_target_": "torch.nn.ReLU"}}}
+    )
+
+
+TARGETS = {
+    "model": [
+        "os.system", "builtins.eval", "cnn_lab", "cnn_lab_evil.Net", "torch.nn.modules.os.system", "torch.hub.load",
+        "cnn_lab.runs.directory.subprocess.run", "cnn_lab.trainer.ctypes.CDLL", "torch.nn.functools.partial", 3, None, ["os"],
+        "torch.nn.utils.clip_grad_norm_", "cnn_lab.../../os.system", "cnn_lab.model.nn.Linear", "torch.nn.modules.os",
+        "cnn_lab.sweeps.job.run_job", "cnn_lab.runs.directory.Run", "cnn_lab.runs.directory.Path", "lightning.pytorch.Trainer", "cnn_lab.model.",
+        "torch.nn.parallel.pickle.loads", "cnn_lab.data.ImageDataModule", "cnn_lab.model.CNN.__init__", "torch.nn.",
+    ],
+    "data": [
+        "cnn_lab.data.LightningDataModule", "lightning.pytorch.demos.mnist_datamodule.MNISTDataModule", "torch.nn.Linear",
+        "cnn_lab.runs.directory.replace_file", "cnn_lab.data.BatchIndices", "cnn_lab.model.CNN", "lightning.pytorch.LightningDataModule",
+    ],
+    "optimizer": [
+        "torch.optim.optimizer.functools.partial", "torch.optim.lr_scheduler.StepLR", "cnn_lab.runs.directory.replace_file",
+        "torch.nn.Linear", "torch.optim.Adam.step", "torch.optim.swa_utils.copy.deepcopy",
+    ],
+    "scheduler": [
+        "cnn_lab.runs.directory.replace_file", "cnn_lab.sweeps.job.run_job", "cnn_lab.scheduler.check_ranges", "torch.optim.Adam",
+        "torch.optim.lr_scheduler.StepLR", "cnn_lab.scheduler.nothing",
+    ],
+    "trainer": [
+        "lightning.pytorch.utilities.rank_zero.os.system", "lightning.pytorch.cli.LightningCLI", "lightning.pytorch.os",
+        "lightning.pytorch.callbacks.ModelCheckpoint", "cnn_lab.training.train",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", TARGETS)
+def test_a_target_that_does_not_belong_where_it_is_is_refused(settings: dict[str, Any], group: str) -> None:
+    before = set(sys.modules)
+    for target in TARGETS[group]:
+        with pytest.raises(ConfigError) as caught:
+            check_trusted({**settings, group: {**settings[group], "_target_": target}})
+        assert str(caught.value).startswith(
+            f"{group}._target_={target} is refused: a stored config may only name "
+        )
+    assert set(sys.modules) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.activation._target_", {"_target_": "os.system"}),
+        ("model.hidden.0._target_", [{"_target_": "cnn_lab.runs.directory.replace_file"}]),
+        ("trainer.profiler._target_", {"_target_": "lightning.pytorch.profilers.PyTorchProfiler"}),
+        ("trainer.plugins.0._target_", [{"_target_": "lightning.pytorch.Trainer"}]),
+        ("optimizer.lr._target_", {"_target_": "torch.optim.Adam"}),
+        ("pictures._target_", {"_target_": "cnn_lab.model.CNN"}),
+        ("model._args_", []),
+        ("model._convert_", "object"),
+        ("model._recursive_", True),
+        ("data.root=${oc.env:HOME}", "${oc.env:HOME}"),
+        ("model.hidden.0=${project:x}", ["${project:x}"]),
+        ("data.root", "/data/\x1b[2J"),
+        ("data.root", "x" * 5_000),
+        ("data.std", 10**100),
+        ("data.std", b"bytes"),
+        ("data.std", (1, 2)),
+        ("data.std", {1: 2}),
+        ("data.std", {"\x1b": 2}),
+        ("data.std", {1, 2}),
+        ("data.std", torch.zeros(3)),
+    ],
+)
+def test_a_config_that_no_run_leaves_behind_is_refused(
+    settings: dict[str, Any], key: str, value: Any
+) -> None:
+    group, name = key.partition("=")[0].split(".")[:2]
+    node = value if name == "_target_" else {**settings[group], name: value}
+    with pytest.raises(ConfigError) as caught:
+        check_trusted({**settings, group: node})
+    assert str(caught.value).startswith(f"{key} is refused: " if "=" in key else key)
+    assert "is refused: " in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_config_is_not_walked_for_ever(settings: dict[str, Any]) -> None:
+    endless: dict[str, Any] = {}
+    endless["again"] = [endless]
+    many = [0] * 5_000
+    for value in (endless, [many] * 5_000, list(range(100_000)), yaml.safe_load(LAUGHS)):
+        with pytest.raises(ConfigError, match="it is larger than any that a run leaves behind"):
+            check_trusted({**settings, "model": {**settings["model"], "channels": value}})
+    for value in (None, [], "config", 3):
+        with pytest.raises(ConfigError, match="it holds no settings"):
+            check_trusted(value)
+
+
+LINKS = [
+    str(BEST), "checkpoints", "result.json", "metrics.csv", "config.yaml", "explain", "model.onnx", ".lock",
+    ".result.json.new", "train.log", "00000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_that_leads_outside_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "home" / "run-of-mine" / name  # whose name begins like the run's
+    outside.parent.mkdir(parents=True)
+    link = run / name
+    if link.exists():
+        shutil.move(link, outside)
+    link.symlink_to(outside)
+    before = list_tree(tmp_path)
+    message = f"{link} is refused: it leads outside of {run}, to {outside}"
+    if name != "result.json" or outside.exists():
+        with pytest.raises(ConfigError) as caught:
+            find_run(run)
+        assert str(caught.value) == message
+        with pytest.raises(ConfigError) as caught:
+            collect([tmp_path / "home"])
+        assert str(caught.value) == message
+    assert list_tree(tmp_path) == before
+
+
+def test_a_sweep_whose_report_would_be_written_elsewhere_is_refused(run: Path, tmp_path: Path) -> None:
+    (run.parent / "sweep.yaml").write_text("{}")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (run.parent / "report.csv").symlink_to(victim)
+    done = run_script("report.py", str(run.parent))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"Error: {run.parent / 'report.csv'} is refused: it leads outside of {run.parent}, to {victim}\n"
+    )
+    assert victim.read_text() == "mine"
+    assert not (run.parent / "report.md").exists()
+
+
+def test_links_that_stay_inside_and_a_linked_run_are_fine(run: Path, tmp_path: Path) -> None:
+    (run / BEST).rename(run / "checkpoints" / "epoch.ckpt")
+    (run / BEST).symlink_to("epoch.ckpt")
+    (run / "loop").symlink_to("loop")
+    (tmp_path / "mine").symlink_to(run)
+    assert find_run(tmp_path / "mine") == (tmp_path / "mine", tmp_path / "mine" / BEST)
+    assert find_run(run / BEST) == (run, run / BEST)
+    assert len(collect([tmp_path / "mine"])) == 1
+    (run / "a\x1b[2J").write_text("")
+    with pytest.raises(ConfigError, match=r"^\S+/a\[2J is refused: its name cannot be printed$"):
+        check_inside(run)
+
+
+def test_a_checkpoint_without_a_run_has_its_own_folder(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    shutil.copy(run / BEST, folder)
+    assert find_run(folder / "best.ckpt") == (folder, folder / "best.ckpt")
+
+
+def test_nothing_is_downloaded_to_where_a_strangers_config_points(
+    checkpoint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(root: str) -> None:
+        asked.append(root)
+        raise DataError("no network")
+
+    monkeypatch.setattr(mnist, "download_mnist", download)
+    monkeypatch.setattr(trust, "OWN_ROOT", str(tmp_path / "own"))
+    theirs = tmp_path / "theirs"
+    mnist.raw_folder(theirs).mkdir(parents=True)
+    for file in mnist.ALL_FILES:
+        (mnist.raw_folder(theirs) / file.name).write_bytes(b"short")
+    changed = copy.deepcopy(checkpoint)
+    changed["config"]["data"] |= {"root": str(theirs), "num_workers": 60}
+    torch.save(changed, tmp_path / "best.ckpt")
+    before = list_tree(tmp_path)
+    with pytest.raises(DataError, match="no network"):
+        load_trained(tmp_path / "best.ckpt").load_data()
+    data = load_trained(tmp_path / "best.ckpt").load_data(allow_sample=True)
+    assert (data.name, data.sample_reason, data.num_workers) == ("MNIST sample (5,000)", "no network", 0)
+    assert asked == [str(tmp_path / "own")] * 2
+    assert list_tree(tmp_path) == before
+
+
+@needs_mnist
+def test_nothing_is_written_where_the_data_are(checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    raw = mnist.raw_folder(tmp_path / "theirs")
+    raw.mkdir(parents=True)
+    for file in mnist.ALL_FILES:
+        (raw / file.name).symlink_to((mnist.raw_folder(MNIST_ROOT) / file.name).resolve())
+    changed = copy.deepcopy(checkpoint)
+    changed["config"]["data"] |= {"root": str(tmp_path / "theirs")}
+    torch.save(changed, tmp_path / "best.ckpt")
+    before = list_tree(tmp_path)
+    data = load_trained(tmp_path / "best.ckpt").load_data()
+    data.prepare_data()
+    data.setup("test")
+    assert (data.name, data.sizes["test"]) == ("MNIST", 10_000)
+    assert list_tree(tmp_path) == before
+
+
+def make_png(width: int, height: int) -> bytes:
+    """One that declares a size, and holds next to nothing."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0")),
+        (b"IEND", b""),
+    ]
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def draw_eps() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (30, 30)).save(file, "EPS")
+    return file.getvalue()
+
+
+def draw_text_chunk() -> bytes:
+    file, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    info.add_text("comment", "x" * 80_000_000, zip=True)
+    Image.new("L", (30, 30)).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+GIF_OF_4_GIGAPIXELS = (
+    b"\xff\xff\xff\xff\0\0\0," + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\2\1\0\0;"
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: make_png(60_000, 60_000), "has too many pixels to be read: give a smaller picture"),
+        (
+            lambda: make_png(11_000, 10_000),
+            "has 11,000 x 10,000 pixels, and at most 100,000,000 in all are read",
+        ),
+        (draw_eps, "is not a picture: give a PNG or JPEG file, for example"),
+        (draw_text_chunk, "is damaged: "),
+        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", "is not a picture"),
+        (lambda: b"GIF89a" + GIF_OF_4_GIGAPIXELS, "has too many pixels"),
+    ],
+)
+def test_a_picture_that_does_harm_is_refused(
+    tmp_path: Path, make: Callable[[], bytes], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subprocess.Popen", None)  # as Pillow starts Ghostscript
+    path = tmp_path / "\x1b[2Jdigit.png"
+    path.write_bytes(make())
+    with pytest.raises(ConfigError) as caught:
+        read_digit(path)
+    assert str(caught.value).startswith(f"{tmp_path}/[2Jdigit.png {message}")
+
+
+def test_a_picture_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "long.png").touch()
+    os.truncate(tmp_path / "long.png", 10**12)
+    messages = {
+        tmp_path / "pipe.png": r"pipe.png cannot be read: it is not a file \(type - to read standard input\)",
+        Path("/dev/zero"): "/dev/zero cannot be read: it is not a file",
+        tmp_path / "loop.png": "loop.png cannot be read: Too many levels of symbolic links",
+        tmp_path / "long.png": "long.png has more than 100,000,000 bytes",
+    }
+    for path, message in messages.items():
+        with pytest.raises(ConfigError, match=message):
+            read_digit(path)
+    found = read_pictures([str(tmp_path)])
+    assert len(found) == 3
+    assert all(digit.problem for digit in found)
+
+
+def test_the_largest_pictures_are_read(tmp_path: Path) -> None:
+    for mode in ("RGBA", "I;16"):
+        Image.new(mode, (10_000, 1_000)).save(tmp_path / "blank.png")
+        assert read_digit(tmp_path / "blank.png").problem == "there is nothing on it"
+    frames = [Image.new("P", (30, 30), number) for number in range(50)]
+    frames[0].save(tmp_path / "frames.gif", save_all=True, append_images=frames[1:])
+    assert read_digit(tmp_path / "frames.gif").problem == "there is nothing on it"
+
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\u009b2J"
+RESULTS = {
+    "null": "null",
+    "list": "[1, 2]",
+    "text": '"x"',
+    "nothing": "",
+    "noise": "\x00\x01\x02",
+    "deep": "[" * 100_000,
+    "deep-dict": '{"label": ' + '{"a": ' * 50_000,
+    "deep-value": '{"status": "completed", "x": ' + "[" * 900 + "]" * 900 + "}",
+    "long": '{"status": "completed", "label": "' + "x" * 11_000_000 + '"}',
+    "digits": '{"status": "completed", "test/accuracy": ' + "9" * 4_000 + "}",
+    "more-digits": '{"status": "completed", "test/accuracy": ' + "9" * 5_000 + "}",
+    "infinite": '{"status": "completed", "test/accuracy": Infinity, "best": {"val/accuracy": NaN}, "seconds": 1e999}',
+    "escapes": json.dumps({"status": ESCAPE, "label": ESCAPE, "error": ESCAPE, "dataset": {"name": ESCAPE}}),
+    "surrogate": '{"status": "failed", "error": "\\ud800"}',
+    **{
+        f"types-{number}": json.dumps(
+            dict.fromkeys(
+                ("status", "error", "label", "overrides", "seed", "dataset", "parameters", "epochs", "steps", "best",
+                 "test/loss", "test/accuracy", "seconds", "started", "fingerprint", "versions"), value,
+            )
+        )
+        for number, value in enumerate([3, "x", [], {}, None, True, [[]], {"name": 3, "val/accuracy": "high", "epoch": {}}])
+    },
+}  # fmt: skip
+CONFIGS = [
+    "", "[1, 2]", "text", "a: b: c", "[" * 100_000, "{a: " * 100_000, LAUGHS, "a: &a [*a]", "seed: 2020-01-01", "\x00",
+    "model: {_target_: 3}", "1: 2", "!!python/object/apply:os.system ['touch mark']", "seed: " + "9" * 5_000,
+    "label: '$\\frac$'\nmodel: {_target_: '$x', dropout: '[/bold]'}", 'label: "\\e[2J"', "x: " + "y" * 600_000,
+    "model: {dropout: .nan, hidden: [a, $b$]}", "model: {_target_: '[red]$\\\\frac{'}", "seed: !!binary aGk=",
+]  # fmt: skip
+
+
+def test_a_report_on_strangers_runs_is_plain_text(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (run / "result.json").read_text()
+    contents = {**{name: (text, None) for name, text in RESULTS.items()}}
+    contents |= {f"config-{number}": (good, text) for number, text in enumerate(CONFIGS)}
+    for name, (result, settings) in contents.items():
+        other = run.parent / name
+        other.mkdir()
+        (other / "result.json").write_text(result)
+        (other / "config.yaml").write_text(
+            (run / "config.yaml").read_text() if settings is None else settings
+        )
+        (other / "metrics.csv").write_text('a,"b\n' + "x" * 200_000)
+        assert read_rows(other) == []
+    before = list_tree(run.parent)
+    records = collect([run.parent])
+    assert len(records) == len(contents) + 1
+    write_report(records, tmp_path / "report", Screen(), "strangers")
+    printed = capsys.readouterr().out + (tmp_path / "report" / "report.md").read_text()
+    assert "completed" in printed
+    assert not {character for character in printed if not character.isprintable()} - {"\n"}
+    assert list_tree(run.parent) == before
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "", "x", "epoch,step\n1,2,3,4\n", "epoch,step\nx,y\n", "epoch,step\n,\n", "epoch\n" + "9" * 5_000, "\x00\n\x00",
+        "epoch,step,lr\n1,2,fast\n", "step\n" + "1," * 100_000, 'epoch\n"1',
+    ],
+)  # fmt: skip
+def test_rows_that_are_none_are_none(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "metrics.csv").write_text(rows)
+    assert all(set(row) <= {"epoch", "step"} for row in read_rows(tmp_path))
+
+
+def test_the_commands_refuse_a_strangers_code(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / BEST).write_bytes(save(Touch(tmp_path / "mark")))
+    before = list_tree(tmp_path)
+    message = f"{run / BEST} is not a checkpoint of this project: it is more than data"
+    done = run_script("evaluate.py", str(run))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {message}\n")
+    picture = str(PROJECT / "nothing.png")
+    for command in (
+        ["explain.py", str(run)],
+        ["export.py", str(run)],
+        ["predict.py", "--run", str(run), picture],
+    ):
+        monkeypatch.setattr("sys.argv", command)
+        main = runpy.run_path(str(PROJECT / "scripts" / command[0]))["main"]
+        with pytest.raises(ConfigError) as caught:
+            main()
+        assert str(caught.value) == message
+    assert list_tree(tmp_path) == before
+
+
+def test_a_strangers_run_is_not_gone_on_with_through_its_links(trained: TrainedRun, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (run / ".result.json.new").symlink_to(victim)
+    with pytest.raises(ConfigError, match=r"\.result\.json\.new is refused: it leads outside of"):
+        plan_resume(str(run), [], tmp_path)
+    assert victim.read_text() == "precious"

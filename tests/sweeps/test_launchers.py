@@ -1,0 +1,167 @@
+"""Sweeps side by side: real processes, a real Ray cluster of two nodes, and jobs submitted to this machine."""
+
+import contextlib
+import re
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from submitit.slurm.slurm import SlurmExecutor
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.settings.config import PROJECT
+from cnn_lab.sweeps.launchers import check_launcher, take_gpu
+from conftest import read_result, train_command
+
+SMALL = [
+    "data=sample",
+    "trainer.accelerator=cpu",
+    "model.channels=[4]",
+    "model.hidden=[8]",
+    "trainer.max_epochs=1",
+]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def read_runs(output_dir: Path) -> list[dict[str, Any]]:
+    return [read_result(path.parent) for path in sorted(output_dir.glob("sweeps/*/*/result.json"))]
+
+
+def find_in_readme(launcher: str) -> list[str]:
+    """The arguments of the command that README shows for a launcher."""
+    text = (PROJECT / "README.md").read_text()
+    return re.search(rf"^python scripts/train.py (-m hydra/launcher={launcher} .*)$", text, re.MULTILINE)[
+        1
+    ].split()
+
+
+def find_interval(run: dict[str, Any]) -> tuple[datetime, datetime]:
+    start = datetime.fromisoformat(run["started"])
+    return start, start + timedelta(seconds=run["seconds"])
+
+
+def find_most_at_once(runs: list[dict[str, Any]]) -> int:
+    intervals = [find_interval(run) for run in runs]
+    return max(sum(start <= moment < end for start, end in intervals) for moment, _ in intervals)
+
+
+def test_joblib_divides_the_cores(tmp_path: Path) -> None:
+    done = train_command(
+        *find_in_readme("joblib"), "hydra.launcher.n_jobs=2", *SMALL, f"output_dir={tmp_path}"
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == "2 side by side, 1 CPU thread each"
+    runs = read_runs(tmp_path)
+    assert [run["status"] for run in runs] == ["completed"] * 4
+    assert {run["device"] for run in runs} == {"CPU with 1 thread"}
+    assert find_most_at_once(runs) == 2
+    alone = tmp_path / "alone"
+    assert train_command(*SMALL, "model.dropout=0", "seed=1", f"output_dir={alone}").returncode == 0
+    (run,) = alone.glob("runs/*")
+    assert read_result(run)["test/loss"] == runs[1]["test/loss"]
+
+
+def test_gpus_are_dealt_out_one_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that says it has two; the runs of a GPU that is not there are not started."""
+    monkeypatch.setattr("cnn_lab.sweeps.launchers.count_gpus", lambda trainer: 2)
+    settings: dict[str, Any] = {"trainer": {"accelerator": "gpu", "devices": 1}, "sweep": {"jobs_per_gpu": 1}}
+    launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"}
+    with take_gpu(settings, launcher, tmp_path) as first, take_gpu(settings, launcher, tmp_path) as second:
+        assert [run["trainer"]["devices"] for run in (first, second)] == [[0], [1]]
+    with take_gpu(settings, launcher, tmp_path) as again:
+        assert again["trainer"]["devices"] == [0]
+    shared = {**settings, "sweep": {"jobs_per_gpu": 2}}
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(take_gpu(shared, launcher, tmp_path)) for _ in range(4)]
+        assert [run["trainer"]["devices"] for run in taken] == [[0], [1], [0], [1]]
+
+
+def test_more_runs_at_once_than_the_gpus_take_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnn_lab.sweeps.launchers.count_gpus", lambda trainer: 2)
+    launcher = OmegaConf.create(
+        {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": 3}
+    )
+    config: dict[str, Any] = {"trainer": {"accelerator": "auto"}, "sweep": {"jobs_per_gpu": 1}}
+    message = (
+        "hydra.launcher.n_jobs=3: the GPUs here have room for 2; type hydra.launcher.n_jobs=2, or let more runs "
+        "share a GPU with sweep.jobs_per_gpu"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        check_launcher(launcher, config)
+    check_launcher(launcher, {**config, "sweep": {"jobs_per_gpu": 2}})
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Two Ray nodes with a CPU each."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    quiet = ["--disable-usage-stats", "--num-cpus=1", "--object-store-memory=100000000"]
+    address = ""
+    try:
+        for role in (["--head", f"--port={port}", "--include-dashboard=false"], ["--address={}"]):
+            command = [RAY, "start", *(word.format(address) for word in role), *quiet]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            address = address or re.search(rf"[\d.]+:{port}", done.stdout)[0]
+        yield address
+    finally:
+        subprocess.run([RAY, "stop", "--force"], capture_output=True)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_two_nodes_runs_on_both(cluster: str, tmp_path: Path) -> None:
+    ray = [*find_in_readme("ray"), f"hydra.launcher.ray.init.address={cluster}"]
+    done = train_command(*ray, *SMALL, f"output_dir={tmp_path}", no_proxy="*")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == "2 side by side on 2 Ray nodes"
+    runs = read_runs(tmp_path)
+    assert [run["status"] for run in runs] == ["completed"] * 4
+    assert find_most_at_once(runs) == 2  # each node has a CPU, and each run takes one
+    more = "hydra.launcher.ray.remote.num_gpus=0.5"
+    refused = train_command(*ray, more, f"output_dir={tmp_path}", no_proxy="*")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"Error: {more}: no node of the cluster has more than 0\n",
+    )
+
+
+@pytest.mark.slow
+def test_submitit_runs_jobs_of_this_machine(tmp_path: Path) -> None:
+    done = train_command("-m", "hydra/launcher=submitit_local", *SMALL, "seed=0,1", f"output_dir={tmp_path}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [run["status"] for run in read_runs(tmp_path)] == ["completed"] * 2
+    assert "submitted as jobs with 1 CPU thread each" in done.stdout
+
+
+def test_the_slurm_launcher_composes_and_submitit_knows_its_settings() -> None:
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        config = compose("train", ["hydra/launcher=submitit_slurm"], return_hydra_config=True)
+    launcher = {key: value for key, value in config.hydra.launcher.items() if key != "submitit_folder"}
+    assert launcher.pop("_target_").endswith("SlurmLauncher")
+    # What submitit.AutoExecutor takes for every kind of executor; the rest are Slurm's own.
+    general = {
+        "name",
+        "timeout_min",
+        "nodes",
+        "tasks_per_node",
+        "cpus_per_task",
+        "gpus_per_node",
+        "mem_gb",
+        "stderr_to_stdout",
+    }
+    specific = set(launcher) - general - {"max_num_timeout"}
+    assert specific <= set(SlurmExecutor._valid_parameters())
+    assert (launcher["cpus_per_task"], launcher["max_num_timeout"]) == (4, 3)

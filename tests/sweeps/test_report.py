@@ -1,0 +1,204 @@
+"""The report of runs: what it compares, in which order, what it says and draws, and how it is called."""
+
+import copy
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from matplotlib import colors
+from PIL import Image
+
+from cnn_lab.pictures.figures import STYLES, draw_report
+from cnn_lab.settings.config import check_config
+from cnn_lab.sweeps.report import collect, compare, describe, judge, shorten_keys
+from conftest import TrainedRun, compose_config, run_script
+
+BASE = check_config(compose_config("data=sample"))
+
+
+def write_run(folder: Path, settings: Mapping[str, Any], accuracy: float | None, **result: Any) -> Path:
+    """A run's directory with what a report reads: settings by dotted key, and the best validation accuracy."""
+    config = copy.deepcopy(BASE)
+    for key, value in settings.items():
+        group, _, name = key.rpartition(".")
+        (config[group] if group else config)[name] = json.loads(value) if isinstance(value, str) else value
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    best = {"val/accuracy": accuracy, "epoch": 1} if accuracy is not None else None
+    test = {"test/accuracy": accuracy, "test/loss": 0.1} if accuracy is not None else {}
+    record = {"status": "completed", "error": None, "best": best, "parameters": 1000, "seconds": 1.0, **test}
+    (folder / "result.json").write_text(json.dumps({**record, "started": folder.name, **result}))
+    return folder
+
+
+def write_sweep(folder: Path, accuracies: Mapping[tuple[Any, ...], list[float]], *keys: str) -> Path:
+    """A sweep with a run a seed for each combination of values."""
+    number = 0
+    for values, seeds in accuracies.items():
+        for seed, accuracy in enumerate(seeds):
+            settings = {**dict(zip(keys, values, strict=True)), "seed": seed}
+            write_run(
+                folder / f"{number}-x", settings, accuracy, parameters=1000 * (len(accuracies) + number)
+            )
+            number += 1
+    (folder / "sweep.yaml").write_text("kind: grid\n")
+    return folder
+
+
+def draw(folder: Path, accuracies: Mapping[tuple[Any, ...], list[float]], *keys: str) -> Image.Image:
+    found, settings = compare(collect([write_sweep(folder, accuracies, *keys)]))
+    assert set(found) == set(keys)
+    draw_report(settings, shorten_keys(found), folder / "report.png", "title")
+    with Image.open(folder / "report.png") as picture:
+        return picture.convert("RGB")
+
+
+def count_pixels(picture: Image.Image, split: str, panel: str) -> int:
+    """How many pixels of a panel have the colour in which that split is drawn, or nearly."""
+    wanted = [round(255 * part) for part in colors.to_rgb(STYLES[split]["color"])]
+    middle = picture.width // 2
+    half = picture.crop((0, 0, middle, picture.height) if panel == "left" else (middle, 0, *picture.size))
+    counts = half.getcolors(maxcolors=1_000_000)
+    return sum(
+        count for count, pixel in counts if all(abs(a - b) < 3 for a, b in zip(pixel, wanted, strict=True))
+    )
+
+
+def test_seeds_are_folded_and_the_best_on_validation_images_comes_first(tmp_path: Path) -> None:
+    sweep = write_sweep(
+        tmp_path, {(0.1,): [0.90, 0.92], (0.5,): [0.95, 0.97], (0.3,): [0.5]}, "model.dropout"
+    )
+    keys, settings = compare(collect([sweep]))
+    assert keys == ["model.dropout"]
+    assert [setting.values["model.dropout"] for setting in settings] == [0.5, 0.1, 0.3]
+    mean, spread, count = settings[0].measure("val/accuracy")
+    assert (mean, spread, count) == (pytest.approx(0.96), pytest.approx(0.02 / 2**0.5), 2)
+    assert settings[2].measure("val/accuracy") == (0.5, None, 1)
+
+
+def test_what_comes_with_an_optimizer_is_no_difference_of_its_own(tmp_path: Path) -> None:
+    for number, name in enumerate(("adam", "sgd")):
+        settings = check_config(compose_config("data=sample", f"optimizer={name}"))
+        write_run(tmp_path / f"{number}-x", {"optimizer": settings["optimizer"]}, 0.9)
+    keys, settings = compare(collect([tmp_path]))
+    assert keys == ["optimizer"]
+    assert [setting.values["optimizer"] for setting in settings] == ["Adam", "SGD"]
+    write_run(tmp_path / "2-x", {"optimizer": {**BASE["optimizer"], "lr": 0.1}}, 0.9)
+    assert compare(collect([tmp_path]))[0] == ["optimizer", "optimizer.lr"]
+
+
+def test_a_difference_within_the_spread_is_said_to_be_one(tmp_path: Path) -> None:
+    close = write_sweep(tmp_path / "close", {(0.1,): [0.95, 0.97], (0.5,): [0.94, 0.97]}, "model.dropout")
+    clear = write_sweep(tmp_path / "clear", {(0.1,): [0.95, 0.97], (0.5,): [0.90, 0.91]}, "model.dropout")
+    once = write_sweep(tmp_path / "once", {(0.1,): [0.95], (0.5,): [0.90]}, "model.dropout")
+    best = "Best on validation images: dropout 0.1."
+    names = {"model.dropout": "dropout"}
+    assert judge(compare(collect([close]))[1], names) == [
+        f"{best} Its lead is within the spread over seeds of: dropout 0.5."
+    ]
+    assert judge(compare(collect([clear]))[1], names) == [
+        f"{best} Its lead over all others is larger than the spread over seeds."
+    ]
+    assert judge(compare(collect([once]))[1], names) == [
+        best, "Each setting has 1 run: how far seeds differ is not known; add seed=0,1,2."
+    ]  # fmt: skip
+
+
+def test_failed_pruned_and_unfinished_runs_come_last_with_their_reason(tmp_path: Path) -> None:
+    write_run(tmp_path / "0-a", {"model.dropout": 0.1}, 0.99, status="pruned", reason="pruned after epoch 1")
+    write_run(tmp_path / "1-b", {"model.dropout": 0.2}, None, status="failed", error="RuntimeError: no\nmore")
+    write_run(tmp_path / "2-c", {"model.dropout": 0.3}, 0.5, status="running", epochs=3)
+    write_run(tmp_path / "3-d", {"model.dropout": 0.4}, 0.6)
+    _, settings = compare(collect([tmp_path]))
+    assert [setting.values["model.dropout"] for setting in settings] == [0.4, 0.1, 0.3, 0.2]
+    done = run_script("report.py", str(tmp_path), "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "failed: 1-b: RuntimeError: no\n" in done.stdout
+    assert "interrupted: 2-c: after epoch 3\n" in done.stdout  # no process holds its directory
+
+
+def test_a_repeated_run_of_a_sweep_counts_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "0-a", {}, None, status="failed", fingerprint="x", started="1")
+    write_run(tmp_path / "1-a", {}, 0.9, fingerprint="x", started="2")
+    (tmp_path / "sweep.yaml").write_text("kind: grid\n")
+    assert [record.path.name for record in collect([tmp_path])] == ["1-a"]
+
+
+def test_one_number_gives_a_line_with_error_bars(tmp_path: Path) -> None:
+    picture = draw(tmp_path, {(0.1,): [0.9, 0.92], (0.3,): [0.8, 0.83], (0.5,): [0.7, 0.72]}, "model.dropout")
+    assert picture.size == (1350, 540)
+    line = count_pixels(picture, "train", "left")
+    assert 500 < line < 20_000
+    assert count_pixels(picture, "train", "right") == 0
+    assert count_pixels(picture, "val", "right") > 200
+
+
+def test_two_numbers_give_a_heat_map(tmp_path: Path) -> None:
+    grid = {(size, dropout): [0.9 + dropout * size / 100] for size in (3, 5, 7) for dropout in (0.1, 0.2)}
+    picture = draw(tmp_path, grid, "model.kernel_sizes", "model.dropout")
+    assert count_pixels(picture, "train", "left") == 0
+    left = picture.crop((0, 0, picture.width // 2, picture.height))
+    areas = sorted((count for count, _ in left.getcolors(maxcolors=1_000_000)), reverse=True)
+    assert sum(count > 3_000 for count in areas[1:]) >= 6  # a large area of its own for each of six cells
+
+
+def test_categories_give_bars(tmp_path: Path) -> None:
+    two = draw(tmp_path / "a", {("[8, 16]",): [0.9, 0.91], ("[16, 32]",): [0.8, 0.82]}, "model.channels")
+    bars = [round(255 * (0.8 * part + 0.2)) for part in colors.to_rgb(STYLES["train"]["color"])]
+    counts = two.crop((0, 0, two.width // 2, two.height)).getcolors(maxcolors=1_000_000)
+    area = sum(n for n, pixel in counts if all(abs(a - b) < 3 for a, b in zip(pixel, bars, strict=True)))
+    assert area > 40_000
+
+
+def test_names_are_short_unless_two_end_alike() -> None:
+    keys = ["optimizer.lr", "scheduler.patience", "early_stopping.patience"]
+    assert list(shorten_keys(keys).values()) == ["lr", "scheduler.patience", "early_stopping.patience"]
+
+
+def test_the_script_compares_single_runs_and_sweeps_alike(trained: TrainedRun, tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", {(0.1,): [0.5], (0.3,): [0.6]}, "model.dropout")
+    out = tmp_path / "report"
+    done = run_script("report.py", str(sweep), str(trained.output_dir), "--output", str(out))
+    assert (done.returncode, done.stderr) == (0, "")
+    with (out / "report.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["run"] for row in rows} == {"0-x", "1-x", trained.path.name}
+    (row,) = [row for row in rows if row["run"] == trained.path.name]
+    assert float(row["test/accuracy"]) == trained.result["test/accuracy"]
+    assert {path.name for path in out.iterdir()} == {"report.csv", "report.md", "report.png"}
+    assert trained.path.name in (out / "report.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "there is no run to report on in {path}"),
+        ("none", "{path} is not a directory; give a sweep's, a run's, or one that holds such"),
+    ],
+)
+def test_nothing_to_report_on(name: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name if name else tmp_path
+    done = run_script("report.py", str(path))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {message.format(path=path)}\n")
+
+
+def test_reports_and_the_parent_of_a_sweep_do_not_import_torch() -> None:
+    code = (
+        "import sys, cnn_lab.sweeps.report, cnn_lab.pictures.figures, cnn_lab.sweeps.sweep, cnn_lab.sweeps.search, cnn_lab.sweeps.job; "
+        "sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_setting_is_described_as_it_is_typed(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, {("[8, 16]",): [0.9], ("[4]",): [0.8]}, "model.channels")
+    _, settings = compare(collect([sweep]))
+    assert [describe(item, {"model.channels": "channels"}) for item in settings] == [
+        "channels [8,16]", "channels [4]"
+    ]  # fmt: skip

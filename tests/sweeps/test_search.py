@@ -1,0 +1,130 @@
+"""Searches with Optuna: the grammar of the search space, pruning, resuming, and what comes out."""
+
+import re
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from test_sweeps import only_sweep, read_runs, stop_sweep
+
+from cnn_lab.sweeps.search import read_space
+from conftest import read_result, train_command
+
+SEARCH = [
+    "-m", "hydra/sweeper=optuna", "data=sample", "trainer.accelerator=cpu", "model.channels=[4]", "model.hidden=[8]",
+    "model.dropout=0", "optimizer.lr=tag(log,interval(1e-9,1))", "trainer.max_epochs=4", "hydra.sweeper.n_trials=6",
+    "hydra.sweeper.sampler.n_startup_trials=20", "hydra.sweeper.pruner.n_startup_trials=1", "hydra/sweeper/pruner=median",
+]  # fmt: skip
+
+
+def read_study(sweep: Path) -> optuna.Study:
+    backend = optuna.storages.journal.JournalFileBackend(str(sweep / "study.log"))
+    storage = optuna.storages.JournalStorage(backend)
+    return optuna.load_study(study_name=sweep.name, storage=storage)
+
+
+@pytest.mark.parametrize(
+    ("override", "distribution"),
+    [
+        ("a=1,2", CategoricalDistribution(["1", "2"])),
+        ("a=choice([8,16],[16,32])", CategoricalDistribution(["[8,16]", "[16,32]"])),
+        ("a=choice(relu,tanh)", CategoricalDistribution(["relu", "tanh"])),
+        ("a=range(1,5)", IntDistribution(1, 4)),
+        ("a=range(1,10,step=2)", IntDistribution(1, 9, step=2)),
+        ("a=range(0.1,0.5,step=0.1)", FloatDistribution(0.1, 0.4, step=0.1)),
+        ("a=shuffle(range(1,4))", CategoricalDistribution(["1", "2", "3"])),
+        ("a=int(interval(1,4))", IntDistribution(1, 4)),
+        ("a=interval(0.5,4)", FloatDistribution(0.5, 4)),
+        ("a=tag(log,int(interval(1,100)))", IntDistribution(1, 100, log=True)),
+        ("a=tag(log,interval(1e-4,1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
+    ],
+)
+def test_the_search_space_is_what_hydra_would_sweep(override: str, distribution: Any) -> None:
+    parser = OverridesParser.create()
+    space, fixed = read_space(parser.parse_overrides(["seed=3", override]))
+    assert fixed == ["seed=3"]
+    found = space["a"]
+    if "shuffle" in override:
+        assert sorted(found.choices) == list(distribution.choices)
+    elif isinstance(distribution, FloatDistribution):
+        assert (found.low, found.high, found.step, found.log) == pytest.approx(
+            (distribution.low, distribution.high, distribution.step, distribution.log)
+        )
+    else:
+        assert found == distribution
+
+
+def test_what_is_typed_replaces_what_a_file_searches() -> None:
+    overrides = OverridesParser.create().parse_overrides(["a=choice(1,2)", "b=interval(0,1)", "a=7"])
+    space, fixed = read_space(overrides)
+    assert (list(space), fixed) == (["b"], ["a=7"])
+
+
+def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path: Path) -> None:
+    def third_has_begun(runs: dict[str, dict[str, Any]]) -> bool:
+        return len(runs) > 2 and list(runs.values())[2].get("epochs", 0) >= 1
+
+    code, _ = stop_sweep(signal.SIGKILL, third_has_begun, tmp_path, *SEARCH)
+    sweep = only_sweep(tmp_path)
+    assert code == -signal.SIGKILL
+    before = read_runs(sweep)
+    done = train_command(*SEARCH, f"output_dir={tmp_path}", "sweep.resume=latest")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(rf"6 trials in {sweep}; [23] are done already\n", done.stdout)
+    runs = read_runs(sweep)
+    assert {name: runs[name]["started"] for name in before} == {
+        name: run["started"] for name, run in before.items()
+    }
+    trials = [trial for trial in read_study(sweep).trials if trial.state != TrialState.FAIL]
+    assert len(trials) == 6
+    for trial in trials:
+        result = read_result(Path(trial.user_attrs["run"]))
+        bad = float(trial.params["optimizer.lr"]) < 1e-6
+        if bad:
+            assert trial.value is None or trial.value < 0.5
+        assert result["status"] == {"COMPLETE": "completed", "PRUNED": "pruned"}[trial.state.name]
+        assert trial.state == TrialState.PRUNED or trial.value == result["best"]["val/accuracy"]
+        assert len(trial.intermediate_values) == result["epochs"]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert all(read_result(Path(trial.user_attrs["run"]))["epochs"] < 4 for trial in pruned)
+    best = max((trial for trial in trials if trial.value is not None), key=lambda trial: trial.value)
+    assert best.params["optimizer.lr"] > 1e-5
+    command = re.search(r"^Train the best: python scripts/train.py (.*)$", done.stdout, re.MULTILINE)
+    assert command
+    assert f"optimizer.lr={best.params['optimizer.lr']:.4g}" in command[1]
+    assert command[1] in (sweep / "report.md").read_text()
+    composed = train_command(*shlex.split(command[1]), "--cfg", "job")
+    assert (composed.returncode, composed.stderr) == (0, "")
+    shown = re.search(r"^  lr: (\S+)$", composed.stdout, re.MULTILINE)
+    assert shown
+    assert float(shown[1]) == pytest.approx(best.params["optimizer.lr"], rel=1e-3)
+    other = [argument.replace("1e-9", "1e-8") for argument in SEARCH]
+    refused = train_command(*other, f"output_dir={tmp_path}", "sweep.resume=latest")
+    assert refused.stderr == (
+        f"Error: {sweep} was run with optimizer.lr=tag(log,interval(1e-9,1)), now it is tag(log,interval(1e-8,1)): type the same "
+        "again, or leave sweep.resume out to start a new sweep\n"
+    )
+
+
+def test_failed_trials_are_failed_trials_and_a_database_may_hold_them(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/study.db"
+    done = train_command(
+        "-m", "search=cnn", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "data=sample",
+        "hydra/sweeper/sampler=random", "hydra/sweeper/pruner=none", "model.channels=choice([2],[2,2,2,2,2])",
+        "trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.accelerator=cpu", "seed=2",
+        f"hydra.sweeper.storage={database}", "hydra.sweeper.study_name=shared", f"output_dir={tmp_path}",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    study = optuna.load_study(study_name="shared", storage=database)
+    states = {trial.params["model.channels"]: trial.state.name for trial in study.trials}
+    assert states == {"[2]": "COMPLETE", "[2,2,2,2,2]": "FAIL"}
+    assert len(study.trials) == 4
+    assert "is refused: model: block 5" in done.stdout
+    assert not (only_sweep(tmp_path) / "study.log").exists()

@@ -1,0 +1,391 @@
+"""Sweeps as a user runs them: their runs, failures, interruptions, and what they refuse."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cnn_lab.settings.config import PROJECT
+from conftest import ENVIRONMENT, FAST, only_run, read_result, start_script, train_command
+
+SMALL = ["data=sample", "trainer.accelerator=cpu", "model.hidden=[8]"]
+
+
+def only_sweep(output_dir: Path) -> Path:
+    (sweep,) = (output_dir / "sweeps").iterdir()
+    return sweep
+
+
+def read_runs(sweep: Path) -> dict[str, dict[str, Any]]:
+    """result.json of each run by the name of its directory, in the order of their numbers."""
+    paths = sorted(sweep.glob("*/result.json"), key=lambda path: int(path.parent.name.partition("-")[0]))
+    return {path.parent.name: read_result(path.parent) for path in paths}
+
+
+def read_numbers(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without the seconds."""
+    with (run / "metrics.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)
+        ]
+
+
+def stop_sweep(
+    number: int, ready: Callable[[dict[str, dict[str, Any]]], bool], output_dir: Path, *arguments: str
+) -> tuple[int, str]:
+    """Start a sweep in a process group of its own, and send that the signal once its runs are `ready`."""
+    process = start_script(
+        "train.py", *arguments, f"output_dir={output_dir}",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(ready(read_runs(sweep)) for sweep in (output_dir / "sweeps").glob("*")):
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+def second_has_an_epoch(runs: dict[str, dict[str, Any]]) -> bool:
+    return len(runs) > 1 and list(runs.values())[1].get("epochs", 0) >= 1
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A sweep of two settings with two seeds, and one that makes no network."""
+    output_dir = tmp_path_factory.mktemp("outputs")
+    done = train_command(
+        "-m", *SMALL, "model.channels=[2],[2,4],[2,2,2,2,2]", "seed=0,1", "trainer.max_epochs=1",
+        f"output_dir={output_dir}",
+    )  # fmt: skip
+    return done, only_sweep(output_dir)
+
+
+def test_a_sweep_prints_a_line_a_run_and_a_table_with_means_and_spreads(swept: tuple[Any, Path]) -> None:
+    done, sweep = swept
+    runs = read_runs(sweep)
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"6 runs in {sweep}"
+    reason = "model: block 5: a 2x2 pool does not fit its 1x1 input; use fewer blocks or model.pool=none"
+    refused = [name for name in runs if "2-2-2-2-2" in name]
+    assert lines[1:3] == [f"{name} is refused: {reason}" for name in refused]
+    for number, (name, line) in enumerate(zip(list(runs)[:4], lines[3:7], strict=True), 3):
+        pattern = rf" +{number}/6  {name} +completed +val +[\d.]+%  test +[\d.]+% +[\d.]+ s"
+        assert re.fullmatch(pattern, line), line
+    table = [line.split() for line in lines[8:12]]
+    assert table[0] == [
+        "channels",
+        "runs",
+        "val",
+        "accuracy",
+        "test",
+        "accuracy",
+        "parameters",
+        "seconds",
+        "status",
+    ]
+    means = []
+    for channels in ("[2]", "[2,4]"):
+        label = channels.strip("[]").replace(",", "-")
+        chosen = [runs[f"{number}-channels-{label}_seed-{number % 2}"] for number in range(4)
+                  if f"{number}-channels-{label}_seed-{number % 2}" in runs]  # fmt: skip
+        values = torch.tensor([run["best"]["val/accuracy"] for run in chosen], dtype=torch.float64) * 100
+        (row,) = [row for row in table if row[0] == channels]
+        assert row[1:6] == ["2", f"{values.mean():.2f}", "±", f"{values.std():.2f}", "%"]
+        assert row[10].replace(",", "") == str(chosen[0]["parameters"])
+        means.append((values.mean().item(), channels))
+    assert [row[0] for row in table[1:]] == [max(means)[1], min(means)[1], "[2,2,2,2,2]"]
+    assert table[3][-1] == "failed"
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: 2 of 6 runs failed:\n")
+    assert all(f"{sweep / name}: {reason}" in done.stderr for name in refused)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Go on with" not in done.stdout
+
+
+def test_a_sweep_leaves_a_report_and_a_directory_for_each_run(swept: tuple[Any, Path]) -> None:
+    _, sweep = swept
+    runs = read_runs(sweep)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-channels_seed", sweep.name)
+    assert list(runs)[:4] == [
+        "0-channels-2_seed-0", "1-channels-2_seed-1", "2-channels-2-4_seed-0", "3-channels-2-4_seed-1"
+    ]  # fmt: skip
+    assert {path.name for path in sweep.iterdir()} - set(runs) == {
+        "report.csv", "report.md", "report.png", "sweep.yaml"
+    }  # fmt: skip
+    with (sweep / "report.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == list(runs)
+    assert [row["model.channels"] for row in rows[::2]] == ["[2]", "[2,4]", "[2,2,2,2,2]"]
+    for row, result in zip(rows[:4], list(runs.values())[:4], strict=True):
+        assert (row["status"], row["seed"]) == ("completed", str(result["seed"]))
+        assert float(row["test/accuracy"]) == result["test/accuracy"]
+        assert "train.log" in {path.name for path in (sweep / row["run"]).iterdir()}
+
+
+def test_a_run_that_fails_says_why_and_a_sweep_goes_on(tmp_path: Path) -> None:
+    arguments = ["optimizer.lr=1e9,0.01", "optimizer=sgd", "trainer.max_epochs=1", *FAST]
+    done = train_command("-m", *arguments, f"output_dir={tmp_path}")
+    sweep = only_sweep(tmp_path)
+    failed, completed = (sweep / name for name in read_runs(sweep))
+    reason = "the run has diverged: the loss is nan at step 3 with lr 1e+09."
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: 1 of 2 runs failed:\n  {failed}: {reason}")
+    assert re.search(rf"^ +1/2  {failed.name} +failed +{re.escape(reason)}", done.stdout, re.MULTILINE)
+    assert f"sweep.resume={sweep}" in done.stdout
+    result = read_result(failed)
+    assert (result["status"], result["error"].startswith(reason)) == ("failed", True)
+    assert result["traceback"].startswith("Traceback (most recent call last)")
+    assert "Traceback (most recent call last)" in (failed / "train.log").read_text()
+    assert read_result(completed)["status"] == "completed"
+    done = train_command("-m", *arguments, f"output_dir={tmp_path}", "sweep.resume=latest")
+    assert "2 runs in" in done.stdout
+    assert "; 1 are done already" in done.stdout
+    assert [run["status"] for run in read_runs(sweep).values()] == ["failed", "completed", "failed"]
+    assert done.stderr.startswith("Error: 1 of 2 runs failed:\n")
+
+
+def test_fail_fast_starts_no_other_run(tmp_path: Path) -> None:
+    done = train_command(
+        "-m", "optimizer.lr=1e9,0.01", "optimizer=sgd", "trainer.max_epochs=1", *FAST, "sweep.fail_fast=true",
+        f"output_dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: 1 of 2 runs failed, 1 did not finish:\n")
+    assert [path.name for path in only_sweep(tmp_path).iterdir() if path.is_dir()] == ["0-lr-1000000000.0"]
+
+
+@pytest.mark.slow
+def test_failed_runs_free_their_memory(tmp_path: Path) -> None:
+    script = """
+import resource, sys
+from pathlib import Path
+from hydra.core.hydra_config import HydraConfig
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, open_dict
+from cnn_lab.settings.config import PROJECT
+from cnn_lab.sweeps.job import run_job
+for number in range(8):
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        config = compose("train", ["data=sample", "model.hidden=[4000]", "trainer.accelerator=cpu",
+            "optimizer.lr=1e30", "trainer.limit_train_batches=4",
+            "trainer.max_epochs=1"], return_hydra_config=True)
+    folder = Path(sys.argv[1], f"{number}-x")
+    folder.mkdir()
+    with open_dict(config):
+        config.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(config)
+    run_job(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    if number in (1, 7):
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env={**os.environ, **ENVIRONMENT},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    early, late = map(int, done.stdout.split())
+    one_network = 4000 * 3136 * 4 // 10**6
+    assert late - early < 3 * one_network  # megabytes; held, the six networks and their moments are more
+    assert {read_result(path.parent)["status"] for path in tmp_path.glob("*/result.json")} == {"failed"}
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_sweep_stays_flat() -> None:
+    """Of 100 jobs; where Hydra's config of each job was kept, it grew by 8 %, and 5 % is too much."""
+    command = [sys.executable, str(PROJECT / "benchmarks" / "robustness.py"), "sweep", "--count", "100"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    arguments = ["-m", *SMALL, "model.channels=[4]", "trainer.max_epochs=4"]
+    code, _ = stop_sweep(signal.SIGKILL, second_has_an_epoch, tmp_path, *arguments, "seed=0,1")
+    sweep = only_sweep(tmp_path)
+    assert code == -signal.SIGKILL
+    assert [run["status"] for run in read_runs(sweep).values()] == ["completed", "running"]
+    first = (sweep / "0-seed-0" / "result.json").read_bytes()
+    done = train_command(*arguments, "seed=0,1,2", f"output_dir={tmp_path}", "sweep.resume=latest")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"3 runs in {sweep}; 1 are done already" in done.stdout
+    runs = read_runs(sweep)
+    assert list(runs) == ["0-seed-0", "1-seed-1", "2-seed-2"]
+    assert [run["status"] for run in runs.values()] == ["completed"] * 3
+    assert (sweep / "0-seed-0" / "result.json").read_bytes() == first
+    alone = train_command(
+        *SMALL, "model.channels=[4]", "seed=1", "trainer.max_epochs=4", f"output_dir={tmp_path}"
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert read_numbers(sweep / "1-seed-1") == read_numbers(only_run(tmp_path))
+    weights = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in (sweep / "1-seed-1", only_run(tmp_path))
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_an_interrupted_sweep_says_what_is_done_and_how_to_go_on(tmp_path: Path) -> None:
+    arguments = ["-m", *SMALL, "model.channels=[4]", "seed=0,1", "trainer.max_epochs=3,1000"]
+    code, output = stop_sweep(signal.SIGINT, second_has_an_epoch, tmp_path, *arguments)
+    sweep = only_sweep(tmp_path)
+    assert code == 130
+    assert "Interrupted: 1 of 4 runs are done." in output
+    command = re.search(r"Go on with: python (\S+) (.*)", output)
+    assert command
+    assert command[2] == (
+        "-m data=sample trainer.accelerator=cpu 'model.hidden=[8]' 'model.channels=[4]' seed=0,1 "
+        f"trainer.max_epochs=3,1000 output_dir={tmp_path} sweep.resume={sweep}"
+    )
+    assert [run["status"] for run in read_runs(sweep).values()] == ["completed", "interrupted"]
+    assert (
+        "1 completed" in (sweep / "report.md").read_text() or "completed" in (sweep / "report.md").read_text()
+    )
+    assert "Traceback" not in output
+
+
+def test_a_sweep_that_is_running_cannot_be_resumed(tmp_path: Path) -> None:
+    arguments = ["-m", *SMALL, "seed=0,1", "trainer.max_epochs=1000", f"output_dir={tmp_path}"]
+    with start_script("train.py", *arguments, stdout=subprocess.DEVNULL) as process:
+        while not list(tmp_path.glob("sweeps/*/.lock")):
+            time.sleep(0.1)
+        done = train_command(*arguments, "sweep.resume=latest")
+        process.kill()
+    sweep = only_sweep(tmp_path)
+    assert done.stderr == (f"Error: {sweep} is in use by another process: wait for it, or stop it first\n")
+    assert done.returncode == 1
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """A sweep that was started with two seeds, without any run."""
+    train = ["-m", "seed=0,1", "model.channels=[2,2,2,2,2],[4]", "sweep.fail_fast=true", *SMALL]
+    train_command(*train, "hydra/launcher=basic", f"output_dir={tmp_path}")
+    return only_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["seed=0,1", "optimizer.lr=0.1", "sweep.resume={sweep}"],
+            "{sweep} was run with optimizer.lr=0.001, now it is 0.1: type the same again, or leave sweep.resume out to start a new sweep",
+        ),
+        (
+            ["hydra/sweeper=optuna", "model.dropout=choice(0,0.5)", "sweep.resume={sweep}"],
+            "{sweep} is a grid, not a search: it cannot be resumed as one",
+        ),
+        (
+            ["seed=0,1", "sweep.resume={sweep}/0-x"],
+            "{sweep}/0-x is not the directory of a sweep: it has no sweep.yaml",
+        ),
+    ],
+)
+def test_another_sweep_is_not_resumed(record: Path, arguments: list[str], message: str) -> None:
+    before = sorted(record.iterdir())
+    typed = [argument.format(sweep=record) for argument in arguments]
+    done = train_command("-m", *SMALL, *typed)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {message.format(sweep=record)}\n")
+    assert sorted(record.iterdir()) == before
+
+
+MISTAKES = {
+    ("seed=0,1", "trainer.devices=2"): (
+        "trainer.devices=2 does not go with -m: each run of a sweep gets one device. Type trainer.devices=1, and "
+        "hydra/launcher=joblib to use all devices, or train without -m"
+    ),
+    ("optimizer=adam,sdg",): (
+        "optimizer=sdg is not an option; did you mean 'sgd'? (there are adam, adamw, rmsprop, sgd)"
+    ),
+    ("model.dropot=0.1,0.2",): (
+        "model.dropot is no setting of cnn_lab.model.CNN; did you mean 'dropout'? (there are activation, channels, "
+        "dropout, hidden, kernel_sizes, norm, paddings, pool, strides)"
+    ),
+    ("model.dropout=interval(0.1,0.2)",): (
+        "model.dropout=interval(0.1,0.2) has no single values to go through; type a list of them, or search with "
+        "hydra/sweeper=optuna"
+    ),
+    ("model.dropout=1.5,2",): "model.dropout=1.5 is out of range: it must be at least 0 and below 1",
+    ("seed=0,1", "sweep.resume=latest"): "there is no sweep in {output_dir}; start one with -m",
+    ("seed=0,1", "sweep.resum=latest"): (
+        "sweep.resum is no setting; did you mean 'resume'? (there are fail_fast, jobs_per_gpu, resume)"
+    ),
+    ("seed=0,1", "hydra/launcher=jobli"): (
+        "hydra/launcher=jobli is not an option; did you mean 'joblib'? (there are basic, joblib, ray, ray_aws, "
+        "submitit_local, submitit_slurm)"
+    ),
+    ("seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"): (
+        "hydra.launcher.n_jobs=0 is out of range: it must be at least 1, or -1"
+    ),
+    ("seed=0,1", "hydra/launcher=ray", "hydra.launcher.ray.init.address=127.0.0.1:9"): (
+        "hydra.launcher.ray.init.address=127.0.0.1:9: no Ray cluster answers there ([Errno 111] Connection refused)"
+    ),
+    ("seed=0", "hydra/sweeper=optuna"): (
+        "nothing varies, so there is nothing to search: give a search space, such as "
+        "'optimizer.lr=tag(log,interval(1e-4,1e-2))' or 'model.dropout=choice(0,0.25,0.5)'"
+    ),
+    ("model.dropout=interval(0.5,0.1)", "hydra/sweeper=optuna"): (
+        "model.dropout=interval(0.5,0.1) is no search space: `low <= high` must hold, but got (low=0.5, high=0.1)."
+    ),
+    ("model.dropout=0.1,0.2", "hydra/sweeper=optuna", "hydra.sweeper.sampler.sed=1"): (
+        "hydra.sweeper.sampler.sed is no setting of optuna.samplers.TPESampler; did you mean 'seed'? (there are "
+        "n_startup_trials, seed)"
+    ),
+    ("model.dropout=0.1,0.2", "hydra/sweeper=optuna", "+hydra.sweeper.pruner.x=1"): (
+        "hydra.sweeper: PercentilePruner.__init__() got an unexpected keyword argument 'x'"
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
+def test_a_mistake_in_a_sweep_is_refused_at_once(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = train_command("-m", *arguments, f"output_dir={tmp_path}")
+    message = MISTAKES[arguments].format(output_dir=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib"]])
+def test_a_sweep_on_a_gpu_that_is_not_there_is_refused_at_once(launcher: list[str], tmp_path: Path) -> None:
+    done = train_command("-m", "seed=0,1", "trainer.accelerator=gpu", *launcher, f"output_dir={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: trainer.accelerator=gpu: PyTorch finds no GPU here")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "choice", "extra"),
+    [
+        ("hydra_plugins.hydra_joblib_launcher", "hydra/launcher=joblib", "parallel"),
+        ("hydra_plugins.hydra_ray_launcher", "hydra/launcher=ray", "ray"),
+        ("hydra_plugins.hydra_submitit_launcher", "hydra/launcher=submitit_local", "slurm"),
+        ("optuna", "hydra/sweeper=optuna", "search"),
+    ],
+)
+def test_a_missing_extra_says_what_to_install(module: str, choice: str, extra: str, tmp_path: Path) -> None:
+    program = (
+        f"import sys, runpy; sys.modules['{module}'] = None; sys.argv[0] = '{PROJECT}/scripts/train.py'; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, "-m", "seed=0,1", choice, f"output_dir={tmp_path}"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    name = "Optuna" if module == "optuna" else f"the launcher {module.partition('hydra_plugins.hydra_')[2]}"
+    assert done.stderr == f"Error: {name} is not installed; type: pip install -e '{PROJECT}[{extra}]'\n"
+    assert list(tmp_path.iterdir()) == []
