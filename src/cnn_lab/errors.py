@@ -1,7 +1,10 @@
 """What can go wrong, in words for the person who typed the command."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal would obey some of these
 
 
 class CnnLabError(Exception):
@@ -40,3 +43,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'channels'?` for the known name nearest to `name`, else an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "\n".join(UNPRINTABLE.sub("", line) for line in text.split("\n"))

@@ -29,9 +29,11 @@ from cnn_lab.pictures.events import EventLogger, flatten_settings
 from cnn_lab.pictures.figures import draw_curves
 from cnn_lab.pictures.network import Pictures
 from cnn_lab.runs.checkpoints import Checkpoints, StopRequest, WholeFiles, load_checkpoint
-from cnn_lab.runs.directory import BEST_CHECKPOINT, LAST_CHECKPOINT, Run, fingerprint, hold
+from cnn_lab.runs.lock import hold
+from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, Run
 from cnn_lab.runs.recorder import Recorder
 from cnn_lab.settings.config import PROJECT
+from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.terminal.display import Display
 from cnn_lab.terminal.logs import claim_lightning_logs, write_logs
 from cnn_lab.terminal.screen import Screen, format_layers, format_result, shorten

@@ -26,7 +26,8 @@ from cnn_lab import datasets as mnist
 from cnn_lab.errors import ConfigError, DataError
 from cnn_lab.pictures.digits import read_digit
 from cnn_lab.runs import trust
-from cnn_lab.runs.directory import find_run, read_result, read_rows
+from cnn_lab.runs.directory import find_run
+from cnn_lab.runs.record import read_result, read_rows
 from cnn_lab.runs.resume import plan_resume
 from cnn_lab.runs.trained import load_checkpoint, load_trained
 from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml

@@ -21,7 +21,7 @@ from cnn_lab.explain.drawings import PATCH, Slide, draw_pictures
 from cnn_lab.explain.page import fill_page
 from cnn_lab.model import CNN
 from cnn_lab.pictures.digits import read_digit
-from cnn_lab.runs.directory import replace_file
+from cnn_lab.runs.record import replace_file
 from cnn_lab.runs.trained import Trained
 from cnn_lab.shapes import POOL_SIZE
 

@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from cnn_lab.errors import ConfigError
-from cnn_lab.runs.trust import printable
+from cnn_lab.errors import ConfigError, printable
 
 SURE = 0.5  # the least probability of a guess; less is unsure
 SIDE, BOX = 28, 20  # pixels of an image, and of the digit in it

@@ -18,10 +18,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from cnn_lab import __version__
-from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted
-from cnn_lab.runs.directory import read_result
+from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
+from cnn_lab.runs.record import read_result
 from cnn_lab.runs.recorder import Recorder
-from cnn_lab.runs.trust import check_trusted, printable
+from cnn_lab.runs.trust import check_trusted
 from cnn_lab.settings.config import check_config
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -13,7 +13,7 @@ from torch import Tensor
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.errors import CnnLabError
 from cnn_lab.pictures.events import EventLogger
-from cnn_lab.runs.directory import LAST_CHECKPOINT, Run
+from cnn_lab.runs.record import LAST_CHECKPOINT, Run
 from cnn_lab.terminal.screen import shorten
 
 

@@ -12,14 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.directory import (
-    LAST_CHECKPOINT,
-    RUN_DIR_VARIABLE,
-    find_latest_run,
-    is_alive,
-    is_helper_process,
-    read_result,
-)
+from cnn_lab.runs.directory import RUN_DIR_VARIABLE, find_latest_run
+from cnn_lab.runs.lock import is_alive, is_helper_process
+from cnn_lab.runs.record import LAST_CHECKPOINT, read_result
 from cnn_lab.runs.trust import check_inside, check_trusted, choose_root, read_yaml
 from cnn_lab.settings.config import check_config, flatten
 from cnn_lab.terminal.screen import shorten

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import ConfigError, printable
 from cnn_lab.model import CNN
 from cnn_lab.runs.checkpoints import describe_version, first_line, load_checkpoint
-from cnn_lab.runs.trust import choose_root, printable
+from cnn_lab.runs.trust import choose_root
 from cnn_lab.terminal.logs import claim_lightning_logs
 from cnn_lab.trainer import tune_cpu
 from cnn_lab.training import build

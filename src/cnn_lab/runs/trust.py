@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from cnn_lab import datasets as mnist
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import UNPRINTABLE, ConfigError, printable
 from cnn_lab.settings.config import PROJECT
 
 OWN_ROOT = str(PROJECT / "data")  # of data sets
@@ -33,7 +33,6 @@ TRUSTED_KINDS = {
     "trainer": ("lightning.pytorch.Trainer", r"lightning\.pytorch\.Trainer", "lightning.", ""),
 }  # fmt: skip
 STORED_VALUES, STORED_DEPTH, STORED_LENGTH = 10_000, 20, 4_096  # of a stored config and its texts, at most
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal would obey some of these
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 LARGEST_TEXT = 10_000_000  # bytes of a run's files of text, far more than a run ever writes
 LARGEST_CONFIG = 500_000  # bytes, of which the configs of a long sweep take a tenth
@@ -77,11 +76,6 @@ def walk_plain(config: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             raise ConfigError("a stored config is refused: it is larger than any that a run leaves behind")
         if path:
             yield path, value
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey."""
-    return "\n".join(UNPRINTABLE.sub("", line) for line in text.split("\n"))
 
 
 def choose_root(root: str | None) -> str | None:

@@ -16,8 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cnn_lab.errors import CnnLabError, RunPruned
-from cnn_lab.runs.directory import Run, fingerprint, read_result
+from cnn_lab.runs.record import Run, read_result
 from cnn_lab.settings.config import check_config, list_typed
+from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.sweeps.launchers import take_gpu
 from cnn_lab.terminal.logs import hold_logs
 

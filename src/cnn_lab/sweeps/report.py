@@ -15,7 +15,8 @@ from typing import Any
 from rich.table import Table
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.directory import SWEEP_RECORD, read_result, read_status
+from cnn_lab.runs.directory import SWEEP_RECORD
+from cnn_lab.runs.record import read_result, read_status
 from cnn_lab.runs.trust import check_inside, read_yaml
 from cnn_lab.settings.config import flatten
 from cnn_lab.terminal.screen import Screen, shorten

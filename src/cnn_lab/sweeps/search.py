@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.directory import read_rows
+from cnn_lab.runs.record import read_rows
 from cnn_lab.settings.config import list_typed
 from cnn_lab.sweeps.launchers import check_launcher, install_hint
 from cnn_lab.sweeps.sweep import Job, Sweep, parse

@@ -23,21 +23,12 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cnn_lab.errors import CnnLabError, ConfigError
-from cnn_lab.runs.directory import (
-    NO_SETTINGS,
-    STAMP,
-    SWEEP_RECORD,
-    clean_label,
-    fingerprint,
-    hold,
-    make_directory,
-    make_label,
-    read_result,
-    read_status,
-    replace_file,
-)
+from cnn_lab.runs.directory import NO_SETTINGS, STAMP, SWEEP_RECORD, clean_label, make_directory, make_label
+from cnn_lab.runs.lock import hold
+from cnn_lab.runs.record import read_result, read_status, replace_file
 from cnn_lab.runs.trust import check_inside, read_yaml
 from cnn_lab.settings.config import check_config, flatten, list_typed
+from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.sweeps.job import STOP, record_failure
 from cnn_lab.sweeps.launchers import arrange_launcher, check_launcher, stop_launched
 from cnn_lab.sweeps.report import report_sweep

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cnn_lab.runs.directory import read_result, read_status
+from cnn_lab.runs.record import read_result, read_status
 from cnn_lab.terminal.screen import Screen, format_outcome
 
 POLL_SECONDS = 0.5

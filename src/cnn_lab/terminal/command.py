@@ -13,9 +13,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from cnn_lab.errors import CnnLabError, ConfigError, suggest
-from cnn_lab.runs.directory import is_helper_process
-from cnn_lab.runs.trust import printable
+from cnn_lab.errors import CnnLabError, ConfigError, printable, suggest
+from cnn_lab.runs.lock import is_helper_process
 from cnn_lab.settings.config import GROUPS, PROJECT, describe_unknown
 from cnn_lab.terminal.logs import hold_logs
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.pictures.style import NAMES
-from cnn_lab.runs.directory import Run
+from cnn_lab.runs.record import Run
 from cnn_lab.terminal.screen import Screen, format_epoch, format_head
 
 REFRESH_SECONDS = 0.25  # reading the loss waits for the device, so it is not read at every step

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from cnn_lab.runs.trust import printable
+from cnn_lab.errors import printable
 from cnn_lab.shapes import Layer
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.digits import BOX, SIDE, SURE, find_digit
 from cnn_lab.pictures.sheets import Tile, draw_sheet, enlarge
 from cnn_lab.pictures.style import BLUE, GRAY, ORANGE, shade
-from cnn_lab.runs.directory import read_result
+from cnn_lab.runs.record import read_result
 from cnn_lab.sweeps.launchers import install_hint
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 
 from cnn_lab import __version__
 from cnn_lab.errors import CnnLabError, ConfigError
-from cnn_lab.runs.directory import read_result, read_rows
+from cnn_lab.runs.record import read_result, read_rows
 from cnn_lab.runs.trained import BATCH, Trained, load_trained
 from cnn_lab.sweeps.launchers import install_hint
 from cnn_lab.terminal.screen import shorten
