@@ -1,7 +1,7 @@
-"""MNIST as a LightningDataModule: bytes in memory, a batch at a time, normalised on the device."""
+"""Images as a LightningDataModule: bytes in memory, a batch at a time, normalised on the device."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,73 +9,84 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
-from cnn_lab import datasets as mnist
-from cnn_lab.errors import ConfigError, DataError
-from cnn_lab.settings.ranges import check_ranges
+from cnn_lab.datasets import Split, check_splits
+from cnn_lab.errors import ConfigError
 
 
 class ImageDataModule(LightningDataModule):
-    """MNIST's training, validation and test images.
+    """Training, validation and test images of any source.
 
-    Batches are (images, labels): images (batch, 1, 28, 28), float32, `(x / 255 - mean) / std`; labels
-    (batch,), int64, 0 to 9. Until they are on the device they are bytes.
+    Batches are (images, labels): images (batch, *input_shape), float32, `(x / 255 - mean) / std`; labels
+    (batch,), int64, counted from 0. Until they are on the device, images are bytes.
 
     Args:
-        root: folder in torchvision's layout, with `MNIST/raw/` below it; None for the embedded sample.
-        mean, std: of the pixels, in [0, 1], that the images are normalised by.
+        source: returns "train" and "test"; called with `root`, or with nothing where that is None.
+        name: what the data set is called.
+        input_shape: channels, height, width of each image.
+        classes: their names, in the order of the labels.
+        mean, std: of the training images' pixels, in [0, 1], that images are normalised by; one number, or
+            one a channel.
+        root: folder that the source reads from, and may download to.
         batch_size: images in a training batch; the last one of an epoch may be smaller.
         eval_batch_size: images in a validation or test batch. Changes memory and speed, no result.
-        val_size: images cut from the 60,000 for validation, as many of each digit as its share; 0 for none.
-        split_seed: chooses them, independent of `seed`.
+        train_size: images to train on, as many of each class as its share, a smaller choice contained in a
+            larger one; None for all that validation leaves.
+        val_size: images cut from the training images for validation, as many of each class as its share; 0
+            for none.
+        split_seed: chooses both, independent of `seed`.
         test_each_epoch: measure on the test images where others measure on validation images. It shows the
             test curve, and nothing may be chosen by it.
-        allow_sample: train on the embedded sample where MNIST is not in `root` and cannot be downloaded.
         num_workers: loader processes. They cost more than they give for images that are in memory.
         seed: decides the order of the training images, epoch by epoch.
 
     Attributes:
-        name: "MNIST", or what the sample is called. Known after `setup`, like `sizes` and `sample_reason`.
-        sizes: images in "train", "val" and "test".
-        sample_reason: why the sample stands in for MNIST; empty where it does not.
-        leaves_traces: whether `root` may get a record of the files that were checked, see `mnist.read_mnist`.
-    """
+        num_classes: how many `classes` there are.
+        sizes: images in "train", "val" and "test". Known after `setup`.
 
-    input_shape = mnist.IMAGE_SHAPE
-    num_classes = mnist.NUM_CLASSES
+    Raises:
+        ConfigError: for a `mean` or `std` of another number of channels.
+    """
 
     def __init__(
         self,
-        root: str | None,
-        mean: float = 0.1307,
-        std: float = 0.3081,
+        source: Callable[..., Mapping[str, Split]],
+        name: str,
+        input_shape: Sequence[int],
+        classes: Sequence[str],
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        root: str | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 100,
+        train_size: int | None = None,
         val_size: int = 5_000,
         split_seed: int = 0,
         test_each_epoch: bool = False,
-        allow_sample: bool = True,
         num_workers: int = 0,
         *,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        limits = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
-        check_ranges("data", {**limits, "std": std, "split_seed": split_seed})
-        self.root = root
+        self.source = source
+        self.name = name
+        self.input_shape = tuple(input_shape)
+        self.classes = list(classes)
+        self.num_classes = len(self.classes)
         self.mean = mean
         self.std = std
+        self.root = root
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
+        self.train_size = train_size
         self.val_size = val_size
         self.split_seed = split_seed
         self.test_each_epoch = test_each_epoch
-        self.allow_sample = allow_sample
         self.num_workers = num_workers
         self.seed = seed
-        self.name = "MNIST"
         self.sizes: dict[str, int] = {}
-        self.sample_reason = ""
-        self.leaves_traces = True
+        channels = self.input_shape[0]
+        means, stds = _one_a_channel("mean", mean, channels), _one_a_channel("std", std, channels)
+        self._levels = list(zip(means, stds, strict=True))
         self._sets: dict[str, tuple[TensorDataset, Tensor]] = {}
         self._done = (0, 0)  # epochs, and batches of the next one
 
@@ -83,10 +94,8 @@ class ImageDataModule(LightningDataModule):
         """What a checkpoint holds, so that a run goes on with its next batch."""
         if not self.trainer:
             return {"epochs": 0, "batches": 0}
-        epochs, batches = (
-            self.trainer.fit_loop.epoch_progress,
-            self.trainer.fit_loop.epoch_loop.batch_progress,
-        )
+        loop = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress, loop.epoch_loop.batch_progress
         is_inside = epochs.current.started > epochs.current.processed
         return {
             "epochs": epochs.current.processed,
@@ -98,48 +107,45 @@ class ImageDataModule(LightningDataModule):
         self._done = (state_dict["epochs"], state_dict["batches"])
 
     def prepare_data(self) -> None:
-        """Download what is missing. Where that fails, `setup` turns to the sample.
-
-        Raises:
-            DataError: when MNIST cannot be had and `allow_sample` is false.
-        """
-        if self.root is None or self.sample_reason or mnist.is_complete(self.root):
-            return
-        try:
-            mnist.download_mnist(self.root)
-        except DataError as error:
-            if not self.allow_sample:
-                raise DataError(
-                    f"MNIST is not in {mnist.raw_folder(self.root)} and cannot be downloaded: {error}. "
-                    "Set data.root to where it is, or data.allow_sample=true to train on the embedded sample"
-                ) from error
-            self.sample_reason = str(error)
+        """Let the source download what is missing: one process does so, before all read."""
+        self._read()
 
     def setup(self, stage: str = "") -> None:
-        """Read the images and cut the validation set: the same one each time."""
+        """Read the images and cut the validation set: the same one each time.
+
+        Raises:
+            DataError: for data that are not what was stated.
+            ConfigError: for more training or validation images than there are.
+        """
         if self._sets:
             return
-        if self.root is None or not mnist.is_complete(self.root):
-            self.name = f"MNIST sample ({sum(mnist.SAMPLE_SIZES.values()):,})"
-            splits = mnist.read_sample()
-            self._sets = {name: (_as_dataset(split), _all_of(split)) for name, split in splits.items()}
-        else:
-            self.sample_reason = ""  # another run may have had more luck meanwhile
-            self._sets = self._split_mnist()
-        self.sizes = {name: len(indices) for name, (_, indices) in self._sets.items()}
-
-    def _split_mnist(self) -> dict[str, tuple[TensorDataset, Tensor]]:
-        splits = mnist.read_mnist(self.root, self.leaves_traces)
-        labels = splits["train"].labels
-        if not 0 <= self.val_size < len(labels):
-            raise ConfigError(f"data.val_size={self.val_size}: there are {len(labels):,} training images")
-        train, val = mnist.stratified_split(labels, self.val_size, self.split_seed)
-        dataset = _as_dataset(splits["train"])
-        return {
+        splits = self._read()
+        check_splits(self.name, splits, self.input_shape, self.num_classes)
+        train, val = self._choose(splits["train"].labels.numpy())
+        dataset = TensorDataset(*splits["train"])
+        self._sets = {
             "train": (dataset, torch.from_numpy(train)),
             "val": (dataset, torch.from_numpy(val)),
-            "test": (_as_dataset(splits["test"]), _all_of(splits["test"])),
+            "test": (TensorDataset(*splits["test"]), torch.arange(len(splits["test"].labels))),
         }
+        self.sizes = {name: len(indices) for name, (_, indices) in self._sets.items()}
+
+    def _read(self) -> Mapping[str, Split]:
+        return self.source() if self.root is None else self.source(root=self.root)
+
+    def _choose(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the images to train on, and of those to validate on."""
+        if self.val_size >= len(labels):
+            raise ConfigError(f"data.val_size={self.val_size}: there are {len(labels):,} training images")
+        train, val = stratified_split(labels, self.val_size, self.split_seed)
+        if self.train_size is None:
+            return train, val
+        if self.train_size > len(train):
+            raise ConfigError(
+                f"data.train_size={self.train_size}: there are {len(train):,} training images, "
+                f"besides {len(val):,} for validation"
+            )
+        return train[stratified_choice(labels[train], self.train_size, self.split_seed)], val
 
     @property
     def watched(self) -> str:
@@ -168,11 +174,17 @@ class ImageDataModule(LightningDataModule):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bytes to float32 of the same shape: the arithmetic of torchvision's ToTensor and Normalize."""
-        return images.float().div_(255).sub_(self.mean).div_(self.std)
+        values = images.float().div_(255)
+        for channel, (mean, std) in zip(values.unbind(-3), self._levels, strict=True):
+            channel.sub_(mean).div_(std)
+        return values
 
     def restore(self, images: Tensor) -> Tensor:
         """What `normalise` was given."""
-        return images.mul(self.std).add_(self.mean).mul_(255).round_().clamp_(0, 255).byte()
+        values = images.clone()
+        for channel, (mean, std) in zip(values.unbind(-3), self._levels, strict=True):
+            channel.mul_(std).add_(mean)
+        return values.mul_(255).round_().clamp_(0, 255).byte()
 
     def _load(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader:
         dataset, indices = self._sets[name]
@@ -249,11 +261,39 @@ class BatchIndices(SequentialSampler):
         return len(range(self.rank, size, self.world_size))
 
 
-def _as_dataset(split: mnist.Split) -> TensorDataset:
-    """Images (n, 1, 28, 28) and labels (n,), as bytes, without a copy where the memory may be written."""
-    images, labels = (torch.from_numpy(array.copy()) for array in split)
-    return TensorDataset(images.unsqueeze(1), labels)
+def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of all but `size` items, and of `size` items in which every class has its share (to one item).
+
+    The same for the same labels, size and seed, on every machine.
+    """
+    generator = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = counts * size / len(labels)
+    quotas = np.floor(shares).astype(int)
+    largest_remainders = np.argsort(quotas - shares, kind="stable")
+    quotas[largest_remainders[: size - quotas.sum()]] += 1
+    chosen = np.zeros(len(labels), dtype=bool)
+    for value, quota in zip(classes, quotas, strict=True):
+        members = np.flatnonzero(labels == value)
+        chosen[generator.permutation(members)[:quota]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def _all_of(split: mnist.Split) -> Tensor:
-    return torch.arange(len(split.labels))
+def stratified_choice(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Indices, ascending, of `size` items in which every class has its share (to one item).
+
+    The same on every machine; a smaller choice of the same labels and seed is contained in a larger one.
+    """
+    generator = np.random.default_rng(seed)
+    turns = np.empty(len(labels))
+    for value in np.unique(labels):
+        members = np.flatnonzero(labels == value)
+        turns[generator.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(np.argsort(turns, kind="stable")[:size])
+
+
+def _one_a_channel(name: str, value: float | Sequence[float], channels: int) -> list[float]:
+    values = list(value) if isinstance(value, Sequence) else [value] * channels
+    if len(values) != channels:
+        raise ConfigError(f"data.{name} has {len(values)} numbers, and images have {channels} channels")
+    return values

@@ -1,182 +1,152 @@
-"""MNIST as arrays of bytes: the four files, how to get them, and the sample that ships with this package."""
+"""The sources of images: functions that return a data set's "train" and "test" as bytes and labels.
 
+A file in conf/data/ names one of them, and states the facts that the data must agree with.
+"""
+
+import errno
 import functools
 import gzip
-import hashlib
 import io
-import json
 import logging
+import shutil
+import socket
+import tempfile
 import time
 import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from cnn_lab.errors import DataError
+from cnn_lab.errors import ConfigError, DataError, suggest
 
 log = logging.getLogger(__name__)
 
-IMAGE_SHAPE = (1, 28, 28)
-NUM_CLASSES = 10
-SIZES = {"train": 60_000, "test": 10_000}
-SAMPLE_FILE = Path(__file__).with_name("mnist_sample.npz")
-SAMPLE_SIZES = {"train": 4_000, "val": 500, "test": 500}
+MNIST_FILE = Path(__file__).with_name("mnist.npz")
+IDX_DATASETS = ("MNIST", "FashionMNIST", "KMNIST")  # torchvision's classes of four such files
+MORE_MIRRORS = {  # asked after torchvision's own
+    "FashionMNIST": ["https://storage.googleapis.com/tensorflow/tf-keras-datasets/"],
+}
 DOWNLOAD_STALL = 10  # seconds without a byte after which a connection is given up
-DOWNLOAD_LIMIT = 600  # seconds for one file: 16 KB/s for the largest
+DOWNLOAD_LIMIT = 3_600  # seconds for one file
+DOWNLOAD_LARGEST = 1 << 30  # bytes of one file
 DOWNLOAD_PAUSES = (0.5, 2)  # seconds before all mirrors are asked again, and once more
-CHECKED_FILE = ".checked.json"  # beside the files: size and time of each when its checksum was right
-CHECKED_AGE = 100_000_000  # nanoseconds, more than a tick of the clock that file systems stamp with
-
-
-class IdxFile(NamedTuple):
-    """One of MNIST's files as it lies on disk: a header of `offset` bytes, then one byte a value."""
-
-    name: str
-    bytes: int
-    md5: str
-    offset: int
+UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 class Split(NamedTuple):
-    """Images (n, 28, 28) and labels (n,), both uint8; labels are 0 to 9."""
+    """Images (n, channels, height, width), uint8, and labels (n,), int64, counted from 0."""
 
-    images: np.ndarray
-    labels: np.ndarray
-
-
-FILES = {
-    "train": (
-        IdxFile("train-images-idx3-ubyte", 47_040_016, "6bbc9ace898e44ae57da46a324031adb", 16),
-        IdxFile("train-labels-idx1-ubyte", 60_008, "a25bea736e30d166cdddb491f175f624", 8),
-    ),
-    "test": (
-        IdxFile("t10k-images-idx3-ubyte", 7_840_016, "2646ac647ad5339dbf082846283269ea", 16),
-        IdxFile("t10k-labels-idx1-ubyte", 10_008, "27ae3e4e09519cfbb04c329615203637", 8),
-    ),
-}
-ALL_FILES = (*FILES["train"], *FILES["test"])
+    images: Tensor
+    labels: Tensor
 
 
-def raw_folder(root: str | Path) -> Path:
-    """Where torchvision keeps the files below its `root`."""
-    return Path(root).expanduser() / "MNIST" / "raw"
+def check_splits(
+    name: str, splits: Mapping[str, Split], input_shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Compare what the source of data set `name` returned with what is stated of it.
+
+    Raises:
+        DataError: with every difference.
+    """
+    differences = [
+        f"there are no {part} images" for part in ("train", "test") if not len(splits.get(part, [[]])[0])
+    ]
+    for part, (images, labels) in splits.items():
+        differences += _compare_images(part, images, input_shape)
+        differences += _compare_labels(part, labels, num_classes)
+        if len(images) != len(labels):
+            differences.append(f"there are {len(images):,} {part} images and {len(labels):,} labels")
+    if differences:
+        raise DataError(f"{name} is not as its settings state: {'; '.join(differences)}")
 
 
-def is_complete(root: str | Path) -> bool:
-    """Whether all four files are there, whatever they hold."""
-    return all((raw_folder(root) / file.name).is_file() for file in ALL_FILES)
+def _compare_images(part: str, images: Tensor, input_shape: tuple[int, ...]) -> Iterator[str]:
+    if images.dtype != torch.uint8:
+        yield f"{part} images are {images.dtype} instead of torch.uint8"
+    found, stated = (" x ".join(map(str, shape)) for shape in (images.shape[1:], input_shape))
+    if found != stated:
+        yield f"{part} images are {found} instead of {stated}"
+
+
+def _compare_labels(part: str, labels: Tensor, num_classes: int) -> Iterator[str]:
+    if labels.dtype != torch.int64:
+        yield f"{part} labels are {labels.dtype} instead of torch.int64"
+    values = labels.unique()
+    if not len(values):
+        return
+    low, high = values[0], values[-1]
+    if low < 0 or high >= num_classes or (part == "train" and len(values) < num_classes):
+        stated = f"{num_classes} from 0 to {num_classes - 1}"
+        yield f"{part} labels are {len(values)} numbers from {low} to {high} instead of {stated}"
 
 
 @functools.lru_cache(maxsize=1)  # the runs of a sweep read it once
-def read_mnist(root: str | Path, leaves_traces: bool = True) -> dict[str, Split]:
-    """The official training and test images, as "train" and "test".
+def read_mnist() -> dict[str, Split]:
+    """MNIST's 60,000 and 10,000 handwritten digits, which come with this package: see NOTICE."""
+    with np.load(MNIST_FILE) as file:
+        return {
+            name: Split(
+                torch.from_numpy(file[f"x_{name}"]).unsqueeze(1), torch.from_numpy(file[f"y_{name}"]).long()
+            )
+            for name in ("train", "test")
+        }
+
+
+@functools.lru_cache(maxsize=1)
+def read_idx(root: str | Path, dataset: str) -> dict[str, Split]:
+    """A data set of four IDX files, plain or gzipped, which are downloaded where they are missing.
 
     Args:
-        leaves_traces: whether a record may be left beside the files, which spares later reads the checksums.
+        root: folder in torchvision's layout: the files are in `root`/`dataset`/raw.
+        dataset: one of `IDX_DATASETS`. Addresses, names and checksums of the files are torchvision's.
 
     Raises:
-        DataError: naming the file that is missing or damaged, and how to get it anew.
+        ConfigError: for another data set.
+        DataError: naming the file that is damaged or cannot be had, and what to do.
     """
-    folder = raw_folder(root)
-    known = _read_checked(folder)
-    checked = dict(known)
-    splits = {}
-    for name, (images, labels) in FILES.items():
-        shape = (SIZES[name], *IMAGE_SHAPE[1:])
-        splits[name] = Split(
-            _read_idx(folder, images, checked).reshape(shape), _read_idx(folder, labels, checked)
-        )
-    if checked != known and leaves_traces:
-        _write_checked(folder, checked)
-    return splits
+    if dataset not in IDX_DATASETS:
+        near, known = suggest(dataset, IDX_DATASETS), ", ".join(IDX_DATASETS)
+        raise ConfigError(f"data.source.dataset={dataset} is not an option{near} (there are {known})")
+    from torchvision import datasets
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    folder = Path(root).expanduser() / dataset / "raw"
+    known_files = getattr(datasets, dataset)
+    mirrors = [*known_files.mirrors, *MORE_MIRRORS.get(dataset, [])]
+    _download_missing(folder, known_files.resources, mirrors)
+    names = [name for name, _ in known_files.resources]
+    images = [_read_file(folder / name, read_image_file).unsqueeze(1) for name in names[::2]]
+    labels = [_read_file(folder / name, read_label_file) for name in names[1::2]]
+    return {part: Split(*both) for part, *both in zip(("train", "test"), images, labels, strict=True)}
 
 
-def _read_idx(folder: Path, file: IdxFile, checked: dict[str, list[int]]) -> np.ndarray:
-    """The values in `file`, whose checksum is computed unless `checked` knows the file as it is."""
-    path = folder / file.name
+def _read_file(packed: Path, read: Callable[[str], Tensor]) -> Tensor:
+    """What `read` finds in the gzipped file `packed`, or in the plain one beside it."""
+    plain = packed.with_suffix("")
+    path = plain if plain.is_file() else packed
     try:
-        status = path.stat()
-        content = path.read_bytes()
+        if path == plain:
+            return read(str(plain))
+        # No MD5: others pack the same values otherwise, and gzip has a checksum of its own.
+        with tempfile.NamedTemporaryFile() as unpacked, gzip.open(packed) as stream:
+            shutil.copyfileobj(stream, unpacked)
+            unpacked.flush()
+            return read(unpacked.name)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        problem = str(error)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    state = [status.st_size, status.st_mtime_ns]
-    problem = _find_problem(content, file, trusted=checked.get(file.name) == state)
-    if problem:
-        raise DataError(
-            f"{path} is damaged: {problem}. Delete it and run again to download it anew: rm '{path}'"
-        )
-    # A file of this very moment could change once more and keep its time.
-    if time.time_ns() - status.st_mtime_ns > CHECKED_AGE:
-        checked[file.name] = state
-    return np.frombuffer(content, dtype=np.uint8, offset=file.offset)
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError):  # what the reader refuses with
+        problem = f"its {path.stat().st_size:,} bytes are not what its header says"
+    raise DataError(f"{path} is damaged: {problem}. Delete it and run again to download it anew: rm '{path}'")
 
 
-def _read_checked(folder: Path) -> dict[str, list[int]]:
-    try:
-        checked = json.loads((folder / CHECKED_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return checked if isinstance(checked, dict) else {}
-
-
-def _write_checked(folder: Path, checked: dict[str, list[int]]) -> None:
-    """Half a record, as two processes or a full disk may leave it, is no JSON and read as none."""
-    try:
-        (folder / CHECKED_FILE).write_text(json.dumps(checked))
-    except OSError as error:
-        log.debug("no record of checksums in %s: %s", folder, error)
-
-
-def _find_problem(content: bytes, file: IdxFile, trusted: bool = False) -> str:
-    if len(content) != file.bytes:
-        return f"it has {len(content):,} bytes instead of {file.bytes:,}"
-    if not trusted and hashlib.md5(content, usedforsecurity=False).hexdigest() != file.md5:
-        return f"its content is not MNIST's (its MD5 is not {file.md5})"
-    return ""
-
-
-def read_sample() -> dict[str, Split]:
-    """5,000 real MNIST training digits as fixed "train", "val" and "test" of 4,000, 500 and 500.
-
-    Each part holds as many of every digit. NOTICE says where they come from.
-    """
-    with np.load(SAMPLE_FILE) as file:
-        images, labels = file["images"], file["labels"]
-    by_digit = np.argsort(labels, kind="stable").reshape(NUM_CLASSES, -1)
-    splits, start = {}, 0
-    for name, size in SAMPLE_SIZES.items():
-        stop = start + size // NUM_CLASSES
-        chosen = by_digit[:, start:stop].T.ravel()  # 0 to 9, again and again
-        splits[name] = Split(images[chosen], labels[chosen])
-        start = stop
-    return splits
-
-
-def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of all but `size` items, and of `size` items in which every class has its share (to one item).
-
-    The same for the same labels, size and seed, on every machine.
-    """
-    generator = np.random.default_rng(seed)
-    classes, counts = np.unique(labels, return_counts=True)
-    shares = counts * size / len(labels)
-    quotas = np.floor(shares).astype(int)
-    largest_remainders = np.argsort(quotas - shares, kind="stable")
-    quotas[largest_remainders[: size - quotas.sum()]] += 1
-    chosen = np.zeros(len(labels), dtype=bool)
-    for value, quota in zip(classes, quotas, strict=True):
-        members = np.flatnonzero(labels == value)
-        chosen[generator.permutation(members)[:quota]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-class _DeadMirrorError(Exception):
-    """A mirror failed in a way that asking again would not change."""
-
-
-def download_mnist(root: str | Path) -> None:
-    """Fetch the files that are missing below `root`, once even if several processes ask at the same time.
+def _download_missing(folder: Path, files: list[tuple[str, str]], mirrors: list[str]) -> None:
+    """Fetch what is missing of `files` (name and MD5), once even if several processes ask at the same time.
 
     Raises:
         DataError: when no mirror gives a file as it should be, with what each of them did; nothing is left
@@ -184,107 +154,112 @@ def download_mnist(root: str | Path) -> None:
     """
     from filelock import FileLock
 
-    folder = raw_folder(root)
+    def list_missing() -> list[tuple[str, str]]:
+        return [
+            (name, md5)
+            for name, md5 in files
+            if not ((folder / name).is_file() or (folder / name).with_suffix("").is_file())
+        ]
+
+    if not list_missing():
+        return  # the folder may be one that nobody can write to
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            missing = [file for file in ALL_FILES if not (folder / file.name).is_file()]
-            mirrors = _list_mirrors() if missing else []
-            for file in missing:
-                _store_file(folder / file.name, _download_file(file, mirrors))
+            for name, md5 in list_missing():
+                _download(folder / name, md5, mirrors)
     except OSError as error:
-        raise DataError(f"MNIST cannot be stored in {folder}: {error}") from error
+        raise DataError(f"{folder} cannot take what is to be downloaded: {error}") from error
 
 
-def _list_mirrors() -> list[str]:
-    from torchvision.datasets import MNIST  # takes seconds, which whoever waited for the lock need not spend
+class _MirrorError(Exception):
+    """A mirror did not give a file: in which words, and whether asking again would not change that."""
 
-    return list(MNIST.mirrors)
+    def __init__(self, problem: str, is_dead: bool = False) -> None:
+        super().__init__(problem)
+        self.is_dead = is_dead
 
 
-def _store_file(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all."""
+def _download(path: Path, md5: str, mirrors: list[str]) -> None:
+    """Fetch one file from the first mirror that has it, which moves to the front of `mirrors`."""
     part = path.with_name(f".{path.name}.part")  # the same each time, so that killed processes leave one
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _download_file(file: IdxFile, mirrors: list[str]) -> bytes:
-    """One file's content from the first mirror that has it, which moves to the front of `mirrors`."""
     problems = dict.fromkeys(mirrors, "")
     hopeful = list(mirrors)
-    for pause in (0, *DOWNLOAD_PAUSES):
-        if not hopeful:
-            break
-        time.sleep(pause)
-        for mirror in tuple(hopeful):
-            try:
-                content = _fetch(f"{mirror}{file.name}.gz", file)
-            except (OSError, _DeadMirrorError) as error:
-                problems[mirror] = " ".join(str(error).split())[:100]  # some quote what the server sent
-                log.info("%s from %s: %s", file.name, mirror, problems[mirror])
-                if isinstance(error, _DeadMirrorError):
-                    hopeful.remove(mirror)
-            else:
-                mirrors.sort(key=lambda other: other != mirror)
-                return content
-    reasons = "; ".join(f"{mirror}: {problem}" for mirror, problem in problems.items())
-    raise DataError(f"{file.name} could not be downloaded ({reasons})")
-
-
-def _fetch(url: str, file: IdxFile) -> bytes:
-    """Download, unpack and check.
-
-    Raises:
-        _DeadMirrorError: when the mirror cannot be reached, does not have the file or is far too slow.
-        OSError: for all that may go better another time.
-    """
-    from http.client import HTTPException  # with urllib, 20 ms that a command without download is spared
-    from ssl import SSLEOFError
-    from urllib.error import HTTPError, URLError
-
     try:
-        packed = _read_body(url, file.bytes + 1024)  # what does not shrink at all, and gzip's own bytes
-        with gzip.open(io.BytesIO(packed)) as stream:
-            content = stream.read(file.bytes + 1)
-    except HTTPError as error:
-        error.close()
-        passing = error.code >= 500 or error.code in (408, 429)  # its own limit on time, or on requests
-        note = ", a redirect that cannot be followed" if error.code < 400 else ""
-        raise (OSError if passing else _DeadMirrorError)(f"HTTP status {error.code}{note}") from error
-    except URLError as error:
-        passing = isinstance(error.reason, ConnectionResetError | SSLEOFError)
-        reason = getattr(error.reason, "strerror", None) or error.reason
-        raise (OSError if passing else _DeadMirrorError)(f"it cannot be reached: {reason}") from error
-    except TimeoutError as error:
-        raise OSError(f"no byte came for {DOWNLOAD_STALL} seconds") from error
-    except (HTTPException, EOFError, ValueError, zlib.error) as error:
-        raise OSError(str(error)) from error
-    problem = _find_problem(content, file)
-    if problem:
-        raise OSError(problem)
-    return content
+        for pause in (0, *DOWNLOAD_PAUSES):
+            time.sleep(pause if hopeful else 0)
+            for mirror in tuple(hopeful):
+                try:
+                    _fetch(f"{mirror}{path.name}", part, md5)
+                except _MirrorError as error:
+                    problems[mirror] = str(error)
+                    log.info("%s from %s: %s", path.name, mirror, error)
+                    if error.is_dead:
+                        hopeful.remove(mirror)
+                else:
+                    part.replace(path)
+                    mirrors.sort(key=lambda other: other != mirror)
+                    return
+    finally:
+        part.unlink(missing_ok=True)
+    reasons = "; ".join(f"{mirror}: {problem}" for mirror, problem in problems.items())
+    raise DataError(
+        f"{path.name} is not in {path.parent} and could not be downloaded ({reasons}). "
+        "Try again later, or set data.root to where the data are"
+    )
 
 
-def _read_body(url: str, most: int) -> bytes:
-    """What `url` gives, given up where it is more than `most` bytes."""
-    from urllib.request import build_opener
+def _fetch(url: str, part: Path, md5: str) -> None:
+    """Download into `part` and check."""
+    import pooch
+    from requests import RequestException
 
-    end = time.monotonic() + DOWNLOAD_LIMIT
-    body = bytearray()
-    opener = build_opener()
-    opener.addheaders = [("User-Agent", "cnn-lab")]  # some servers refuse what urllib calls itself
-    with opener.open(url, timeout=DOWNLOAD_STALL) as response:
-        size = getattr(response, "length", None)  # None where the server does not say
-        while len(body) != size and (chunk := response.read1(1 << 16)):
-            body += chunk
-            if len(body) > most:
-                raise OSError(f"it sent more than {most:,} bytes")
-            if time.monotonic() > end:
-                raise _DeadMirrorError(f"it sent {len(body):,} bytes in {DOWNLOAD_LIMIT} seconds")
-    if size is not None and len(body) < size:
-        raise OSError(f"the connection dropped after {len(body):,} of {size:,} bytes")
-    return bytes(body)
+    download = pooch.HTTPDownloader(
+        timeout=DOWNLOAD_STALL,
+        chunk_size=1 << 16,
+        headers={"Accept-Encoding": "identity"},  # else what is gzipped may arrive unpacked
+    )
+    log.info("downloading %s", url)
+    try:
+        with _LimitedFile(part, "wb") as file:
+            download(url, file, None)
+    except RequestException as error:
+        raise _explain(error) from error
+    if pooch.file_hash(str(part), alg="md5") != md5:
+        raise _MirrorError(f"it sent {part.stat().st_size:,} bytes whose MD5 is not {md5}")
+
+
+class _LimitedFile(io.FileIO):
+    """A file that refuses what has no end."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self.end = time.monotonic() + DOWNLOAD_LIMIT
+
+    def write(self, chunk: bytes) -> int:  # type: ignore[override]
+        if self.tell() + len(chunk) > DOWNLOAD_LARGEST:
+            raise _MirrorError(f"it sent more than {DOWNLOAD_LARGEST:,} bytes", is_dead=True)
+        if time.monotonic() > self.end:
+            raise _MirrorError(f"it took more than {DOWNLOAD_LIMIT:,} seconds", is_dead=True)
+        return super().write(chunk)
+
+
+def _explain(error: Exception) -> _MirrorError:
+    """Say what went wrong under an exception of requests, which wraps it several times."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        status = response.status_code  # 408 and 429: its own limit on time, or on requests
+        note = ", a redirect that cannot be followed" if status < 400 else ""
+        return _MirrorError(f"HTTP status {status}{note}", status < 500 and status not in (408, 429))
+    *_, cause = _list_causes(error)
+    if isinstance(cause, TimeoutError):
+        return _MirrorError(f"no byte came for {DOWNLOAD_STALL} seconds")
+    if isinstance(cause, socket.gaierror) or getattr(cause, "errno", None) in UNREACHABLE:
+        return _MirrorError(f"it cannot be reached: {cause.strerror}", is_dead=True)
+    return _MirrorError(" ".join(str(cause).split())[:100])  # some quote what the server sent
+
+
+def _list_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
