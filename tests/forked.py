@@ -16,7 +16,7 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["lightning.pytorch", "torchmetrics.classification", "torch.utils.tensorboard"]
+    ["lightning.pytorch", "torchmetrics.classification", "torch.utils.tensorboard", "tests.preloaded"]
 )
 
 
