@@ -59,7 +59,7 @@ class ImageClassifier(LightningModule):
     Args:
         net: images (batch, channels, height, width) to logits (batch, classes).
         num_classes: classes that the labels, 0 to `num_classes - 1`, may name.
-        make_optimizer: from parameters to an optimizer; None if the network is only to be measured.
+        make_optimizer: from parameters to an optimizer.
         make_scheduler: from an optimizer and the run's number of steps to Lightning's `lr_scheduler`
             settings or None; see `cnn_lab.scheduler`.
         label_smoothing: share of each label that training spreads over all classes, in [0, 1). What is
@@ -71,8 +71,8 @@ class ImageClassifier(LightningModule):
         self,
         net: nn.Module,
         num_classes: int,
-        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        make_scheduler: Callable[[Optimizer, float], dict[str, Any] | None] | None = None,
+        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        make_scheduler: Callable[[Optimizer, float], dict[str, Any] | None],
         label_smoothing: float = 0.0,
         watched: str = "val",
     ) -> None:
@@ -85,13 +85,6 @@ class ImageClassifier(LightningModule):
         self.train_metrics = LossAndAccuracy()
         self.eval_metrics = LossAndAccuracy()
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the hook that runs some 50 times a step, which nn.Module takes long for."""
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
@@ -147,14 +140,25 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over all parameters, and its schedule if it has one."""
-        assert self.make_optimizer is not None  # noqa: S101
-        optimizer = self.make_optimizer(self.parameters())
-        settings: dict[str, Any] = {"optimizer": optimizer}
-        if self.make_scheduler:
-            schedule = self.make_scheduler(optimizer, self.trainer.estimated_stepping_batches)
-            if schedule:
-                settings["lr_scheduler"] = schedule
-        return settings
+        optimizer, schedule = self.build_optimizer(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, **({"lr_scheduler": schedule} if schedule else {})}
+
+    def build_optimizer(self, total_steps: float) -> tuple[Optimizer, dict[str, Any] | None]:
+        """The optimizer, and its schedule over so many steps, infinity for a run without an end.
+
+        Raises:
+            ConfigError: for settings that one of them refuses.
+        """
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ConfigError(f"optimizer: {error}") from error
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(f"optimizer._target_ makes no Optimizer but a {type(optimizer).__name__}")
+        try:
+            return optimizer, self.make_scheduler(optimizer, total_steps)
+        except (ValueError, TypeError) as error:
+            raise error if isinstance(error, ConfigError) else ConfigError(f"scheduler: {error}") from error
 
     def configure_gradient_clipping(
         self,

@@ -1,10 +1,12 @@
 """What can go wrong, in words for the person who typed the command."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal would obey some of these
+LARGEST_INT = 10**18  # what libraries compute with fits into 64 bits
 
 
 class CnnLabError(Exception):
@@ -48,3 +50,29 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """The text without what a terminal would obey."""
     return "\n".join(UNPRINTABLE.sub("", line) for line in text.split("\n"))
+
+
+def check_range(key: str, value: object, interval: str) -> None:
+    """Refuse a number, or a list with a number, that lies outside `interval`, such as "[0, 1)".
+
+    Raises:
+        ConfigError: naming `key`, the value and the interval in words.
+    """
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_range(key, item, interval)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ConfigError(f"{key}={value:.100g} is out of range: it must have at most 18 digits")
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if above and below:
+        return
+    words = f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"
+    if (low, high) == (-math.inf, math.inf):
+        words = "a finite number"
+    elif high != math.inf:
+        words += f" and {'at most' if interval[-1] == ']' else 'below'} {high:.10g}"
+    raise ConfigError(f"{key}={value} is out of range: it must be {words}")

@@ -1,20 +1,13 @@
 """The convolutional network: images in, logits out. Plain PyTorch, without Lightning."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from cnn_lab.shapes import POOL_SIZE, Block, plan_cnn
+from cnn_lab.shapes import ACTIVATIONS, POOL_SIZE, Block, plan_cnn
 
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
 # Where a larger input never gives a smaller output, max-pooling first selects the same values.
 MONOTONE = {"relu", "leaky_relu", "elu", "tanh"}
 POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
@@ -34,7 +27,7 @@ class CNN(nn.Module):
         pool: "max", "avg" or "none" (also `None`): 2 x 2 windows, side by side.
         activation: relu, leaky_relu, elu, gelu, silu or tanh.
         norm: "batch" or "none" (also `None`).
-        hidden: features of each hidden linear layer; empty for none.
+        hidden: features of each hidden linear layer; one number for one layer, an empty list for none.
         dropout: share of each hidden layer's features that training sets to zero, in [0, 1).
         input_shape: (channels, height, width) of an image.
 
@@ -54,34 +47,27 @@ class CNN(nn.Module):
         pool: str | Sequence[str | None] | None = "max",
         activation: str = "relu",
         norm: str | None = None,
-        hidden: Sequence[int] = (128,),
+        hidden: int | Sequence[int] = (128,),
         dropout: float = 0.5,
         *,
-        input_shape: Sequence[int] = (1, 28, 28),
-        num_classes: int = 10,
+        input_shape: Sequence[int],
+        num_classes: int,
     ) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
         blocks, self.layers = plan_cnn(
-            channels=channels,
-            kernel_sizes=kernel_sizes,
-            strides=strides,
-            paddings=paddings,
-            pool=pool,
-            activation=activation,
-            norm=norm,
-            hidden=hidden,
-            dropout=dropout,
-            input_shape=input_shape,
-            num_classes=num_classes,
-        )
+            channels=channels, kernel_sizes=kernel_sizes, strides=strides, paddings=paddings, pool=pool,
+            activation=activation, norm=norm, hidden=hidden, dropout=dropout,
+            input_shape=input_shape, num_classes=num_classes,
+        )  # fmt: skip
         self.blocks = nn.Sequential(*(_make_block(block, activation, norm) for block in blocks))
+        *hidden_features, last, logits = (layer.output[0] for layer in self.layers if len(layer.output) == 1)
         self.head = nn.Sequential(nn.Flatten())
-        (features,) = next(layer.output for layer in self.layers if layer.name == "flatten")
-        for outputs in hidden:
-            self.head.extend([nn.Linear(features, outputs), ACTIVATIONS[activation](), nn.Dropout(dropout)])
-            features = outputs
-        self.head.append(nn.Linear(features, num_classes))
+        for inputs, outputs in pairwise([*hidden_features, last]):
+            self.head.extend(
+                [nn.Linear(inputs, outputs), getattr(nn, ACTIVATIONS[activation])(), nn.Dropout(dropout)]
+            )
+        self.head.append(nn.Linear(last, logits))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width), normalised, to logits (batch, classes)."""
@@ -120,7 +106,7 @@ def _make_block(block: Block, activation: str, norm: str | None) -> nn.Sequentia
     }
     if norm == "batch":
         modules["norm"] = nn.BatchNorm2d(block.out_channels)
-    modules["activation"] = ACTIVATIONS[activation]()
+    modules["activation"] = getattr(nn, ACTIVATIONS[activation])()
     if block.pool != "none":
         modules["pool"] = POOLS[block.pool](POOL_SIZE)
         if block.pool == "max" and activation in MONOTONE:

@@ -8,10 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cnn_lab.errors import ConfigError, suggest
-from cnn_lab.settings.ranges import check_ranges
+from cnn_lab.errors import ConfigError, check_range, suggest
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
+ACTIVATIONS = {  # with PyTorch's name for each
+    "relu": "ReLU",
+    "leaky_relu": "LeakyReLU",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "silu": "SiLU",
+    "tanh": "Tanh",
+}
 NORMS = ("none", "batch")
 POOLS = ("none", "max", "avg")
 POOL_SIZE = 2
@@ -62,40 +68,27 @@ def plan_cnn(
     pool: str | Sequence[str | None] | None,
     activation: str,
     norm: str | None,
-    hidden: Sequence[int],
+    hidden: int | Sequence[int],
     dropout: float,
     input_shape: Sequence[int],
     num_classes: int,
 ) -> tuple[list[Block], list[Layer]]:
     """Work out a CNN from its settings: its blocks, and every layer with its size and cost.
 
-    Args:
-        channels: output channels of each block; its length is the number of blocks.
-        kernel_sizes: side of the square kernels; like `strides`, `paddings` and `pool`, one value for all
-            blocks or a list of one a block.
-        paddings: pixels on each side, or "same" for `(kernel - 1) / 2`: with stride 1 the size stays.
-        pool: "max", "avg" or "none" (also `None`): 2 x 2 windows, side by side.
-        hidden: features of each hidden linear layer; empty for none.
-        input_shape: (channels, height, width) of an image.
+    The settings are those of `cnn_lab.model.CNN`.
 
     Raises:
-        ConfigError: for a value that is no option or out of range, for lists of different lengths, and for a
+        ConfigError: for a value that is no option or out of range, for lists of different lengths, for a
             layer that does not fit its input, which it names, and for a network that no machine trains.
     """
     if not channels:
         raise ConfigError("model.channels is empty: give the output channels of each block, as in [32,64]")
-    check_ranges(
-        "model",
-        {
-            "channels": channels,
-            "kernel_sizes": kernel_sizes,
-            "strides": strides,
-            "paddings": paddings,
-            "hidden": hidden,
-            "dropout": dropout,
-        },
-    )
-    _check_option("activation", activation, ACTIVATIONS)
+    numbers = {"channels": channels, "kernel_sizes": kernel_sizes, "strides": strides, "hidden": hidden}
+    for name, value in numbers.items():
+        check_range(f"model.{name}", value, "[1, inf)")
+    check_range("model.paddings", paddings, "[0, inf)")
+    check_range("model.dropout", dropout, "[0, 1)")
+    _check_option("activation", activation, [*ACTIVATIONS])
     _check_option("norm", norm or "none", NORMS)
 
     count = len(channels)
@@ -118,8 +111,9 @@ def plan_cnn(
 
     features = channels[-1] * size[0] * size[1]
     layers.append(Layer("flatten", f"{channels[-1]} x {size[0]} x {size[1]}", (features,)))
-    names = [f"hidden {number}" for number in range(1, len(hidden) + 1)] + ["logits"]
-    for name, outputs in zip(names, [*hidden, num_classes], strict=True):
+    sizes = [*as_list(hidden), num_classes]
+    names = [f"hidden {number}" for number in range(1, len(sizes))] + ["logits"]
+    for name, outputs in zip(names, sizes, strict=True):
         layers.append(Layer(name, "linear", (outputs,), (features + 1) * outputs, features * outputs))
         features = outputs
     _check_size(layers)
@@ -138,7 +132,7 @@ def _check_size(layers: Sequence[Layer]) -> None:
     for what, (count, most) in limits.items():
         if count > most:
             raise ConfigError(
-                f"this network would have {_count(count)} {what}, and {_count(most)} is the most: use fewer "
+                f"model: this network would have {_count(count)} {what}, and {_count(most)} is the most: use fewer "
                 "channels, a smaller model.hidden, smaller kernels and paddings, or more pooling"
             )
 
@@ -157,7 +151,7 @@ def _block_layers(
     if height < 1 or width < 1:
         padded = f" with padding {p:g}" if p else ""
         raise ConfigError(
-            f"{name}: a {f}x{f} kernel does not fit its {size[0]}x{size[1]} input{padded}; "
+            f"model: {name}: a {f}x{f} kernel does not fit its {size[0]}x{size[1]} input{padded}; "
             "use fewer blocks, a smaller kernel, model.paddings=same or model.pool=none"
         )
     weights = f * f * block.in_channels * out
@@ -169,7 +163,7 @@ def _block_layers(
         pooled = tuple(output_size(n, POOL_SIZE, s=POOL_SIZE) for n in (height, width))
         if min(pooled) < 1:
             raise ConfigError(
-                f"{name}: a {POOL_SIZE}x{POOL_SIZE} pool does not fit its {height}x{width} input; "
+                f"model: {name}: a {POOL_SIZE}x{POOL_SIZE} pool does not fit its {height}x{width} input; "
                 "use fewer blocks or model.pool=none"
             )
         height, width = pooled
@@ -185,10 +179,15 @@ def _padding_pixels(name: str, block: Block) -> float:
     _check_option("paddings", block.padding, ("same",), "or a number")
     if block.kernel_size % 2 == 0 and block.stride > 1:
         raise ConfigError(
-            f"{name}: model.paddings=same with a stride above 1 needs an odd kernel size, "
+            f"model: {name}: model.paddings=same with a stride above 1 needs an odd kernel size, "
             f"not {block.kernel_size}; give the padding as a number"
         )
     return (block.kernel_size - 1) / 2
+
+
+def as_list(value: T | Sequence[T]) -> list[T]:
+    """A setting that takes one value or several, as several."""
+    return [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)  # type: ignore[list-item]
 
 
 def _per_block(name: str, value: T | Sequence[T], count: int) -> list[T]:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 
+from cnn_lab.assembly import make
 from cnn_lab.errors import ConfigError
 
 # glibc's mallopt parameters, from malloc.h.
@@ -92,25 +91,41 @@ def _describe_cpu() -> str:
 
 
 def make_trainer(settings: Mapping[str, Any], **supplied: Any) -> Trainer:
-    """Lightning's Trainer with the config's settings and what the run supplies.
+    """Lightning's Trainer with the config's settings, "auto" as this machine has it, and what is supplied.
 
     Raises:
-        ConfigError: for settings that Lightning refuses.
+        ConfigError: for hardware that is not here, and for settings that Lightning refuses.
     """
-    try:
-        trainer = instantiate(
-            dict(settings),
-            **supplied,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            _convert_="all",
-        )
-    except InstantiationException as error:
-        raise ConfigError(f"trainer: {error.__cause__ or error}") from error
-    if not isinstance(trainer, Trainer):
-        raise ConfigError(f"trainer._target_={settings['_target_']} makes no lightning.pytorch.Trainer")
-    return trainer
+    return make(
+        "trainer",
+        choose_hardware(settings),
+        Trainer,
+        **supplied,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def is_endless(trainer: Trainer) -> bool:
+    """Whether only a signal, a time limit or a callback ends the run."""
+    return trainer.max_epochs in (None, -1) and trainer.max_steps == -1
+
+
+def check_limits(settings: Mapping[str, Any], data: Any) -> None:
+    """Refuse parts of an epoch that its batches do not have. `data` is set up.
+
+    Raises:
+        ConfigError: for less than one batch, which Lightning would refuse for test images only after
+            training.
+    """
+    for split in ("train", "val", "test"):
+        share, batches = settings.get(f"limit_{split}_batches"), len(getattr(data, f"{split}_dataloader")())
+        if isinstance(share, float) and 0 < share * batches < 1:
+            raise ConfigError(
+                f"trainer.limit_{split}_batches={share} is less than one of {batches} batches; "
+                f"type trainer.limit_{split}_batches=1 for one of them"
+            )
 
 
 def tune_cpu() -> None:

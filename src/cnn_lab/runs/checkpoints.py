@@ -2,13 +2,10 @@
 
 import os
 import pickle
-import signal
-import threading
 import time
 import warnings
 import zipfile
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,49 +16,11 @@ from torch import Tensor
 
 from cnn_lab import __version__
 from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
-from cnn_lab.runs.record import read_result
+from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, read_result
 from cnn_lab.runs.recorder import Recorder
+from cnn_lab.runs.stopping import StopRequest
 from cnn_lab.runs.trust import check_trusted
 from cnn_lab.settings.config import check_config
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request while training steps, and into an end elsewhere.
-
-    A second one ends the run at once, as does the first where nothing looks for the request.
-
-    Attributes:
-        signal: the number of the signal that came; 0 for none.
-        is_awaited: whether steps are taken, after each of which the request is looked for.
-    """
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self.is_awaited = False
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
-            self.listen()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def listen(self) -> None:
-        """Take the signals over, from Lightning too, which else ends the run where it has no checkpoint."""
-        for number, handler in self._handlers.items():
-            if handler != signal.SIG_IGN:  # as in a job that a shell has put into the background
-                signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        is_first, self.signal = not self.signal, number
-        if not (is_first and self.is_awaited):
-            raise RunInterrupted(number)
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -90,17 +49,12 @@ class Checkpoints(Checkpoint):
 
     Args:
         minutes: between checkpoints inside an epoch.
-        validated: whether the best is known by its validation accuracy; else it is the latest.
     """
 
-    def __init__(
-        self, folder: Path, recorder: Recorder, stop: StopRequest, minutes: float, validated: bool
-    ) -> None:
-        self.folder = folder
+    def __init__(self, recorder: Recorder, stop: StopRequest, minutes: float) -> None:
         self.recorder = recorder
         self.stop = stop
         self.minutes = minutes
-        self.validated = validated
         self._last_time = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -128,8 +82,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write what the epoch has given."""
-        if self.recorder.is_best or not self.validated:
-            trainer.save_checkpoint(self.folder / "best.ckpt")
+        if self.recorder.is_best:
+            trainer.save_checkpoint(self.recorder.run.path / BEST_CHECKPOINT)
         self._save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -139,7 +93,7 @@ class Checkpoints(Checkpoint):
     def _save_last(self, trainer: Trainer) -> None:
         if not all(torch.isfinite(values).all() for values in trainer.model.parameters()):  # type: ignore[union-attr]
             raise CnnLabError(self.recorder.describe_divergence(trainer, "a weight is not finite"))
-        trainer.save_checkpoint(self.folder / "last.ckpt")
+        trainer.save_checkpoint(self.recorder.run.path / LAST_CHECKPOINT)
         self._last_time = time.monotonic()
         if self.stop.signal:
             raise RunInterrupted(self.stop.signal)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.lock import is_helper_process
-from cnn_lab.runs.record import read_result
+from cnn_lab.runs.record import read_result, read_rows
 from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import GROUPS, PROJECT
 
@@ -29,6 +29,8 @@ NO_SETTINGS = ("label", "output_dir", "resume", "sweep", "checkpoint_minutes", "
 def new_run_directory(parent: Path, name: str) -> Iterator[Path]:
     """Make a directory for a run, and remove it again if it is empty, or its settings make no run after all.
 
+    One with a finished epoch stays.
+
     A helper process gets the one that the process that started it has made.
 
     Raises:
@@ -42,7 +44,8 @@ def new_run_directory(parent: Path, name: str) -> Iterator[Path]:
     try:
         yield path
     except ConfigError:
-        shutil.rmtree(path, ignore_errors=True)
+        if not read_rows(path):
+            shutil.rmtree(path, ignore_errors=True)
         raise
     finally:
         with contextlib.suppress(OSError):  # it is not empty

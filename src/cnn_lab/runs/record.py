@@ -5,8 +5,10 @@ Nothing here imports torch.
 
 import contextlib
 import csv
+import importlib.metadata
 import io
 import json
+import platform
 import subprocess
 import time
 from collections.abc import Mapping
@@ -16,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from cnn_lab import __version__
 from cnn_lab.errors import printable
 from cnn_lab.runs.lock import is_alive, is_helper_process
 from cnn_lab.runs.trust import read_text
@@ -58,6 +61,7 @@ class Run:
             "error": None,
             **result,
             "started": datetime.now().astimezone().isoformat(timespec="microseconds"),
+            "versions": describe_versions(),
             **describe_git(),
         }
         if earlier:
@@ -146,6 +150,16 @@ def read_status(path: Path, result: Mapping[str, Any]) -> str:
     """A run's status; `interrupted` where it is said to be running and its process is gone."""
     status = str(result.get("status", "unknown"))
     return "interrupted" if status == "running" and not is_alive(path) else status
+
+
+def describe_versions() -> dict[str, str]:
+    """The versions of what computes the numbers."""
+    names = ("torch", "lightning")
+    return {
+        "cnn_lab": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
 
 
 def describe_git() -> dict[str, Any]:

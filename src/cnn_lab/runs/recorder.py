@@ -3,7 +3,9 @@
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -12,9 +14,10 @@ from torch import Tensor
 
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.errors import CnnLabError
-from cnn_lab.pictures.events import EventLogger
+from cnn_lab.pictures.events import EventLogger, flatten_settings
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
 from cnn_lab.terminal.screen import shorten
+from cnn_lab.trainer import describe_device
 
 
 class Recorder(Callback):
@@ -22,7 +25,7 @@ class Recorder(Callback):
 
     Attributes:
         best: the best validation accuracy and its epoch; empty where nothing was validated.
-        is_best: whether the epoch that has just ended is the best.
+        is_best: whether the epoch that has just ended is the best; where none is validated, each is.
     """
 
     def __init__(self, run: Run, events: EventLogger, config: Mapping[str, Any]) -> None:
@@ -37,8 +40,26 @@ class Recorder(Callback):
         self._seconds_seen = 0.0
         self._random_state: dict[str, Tensor] = {}
 
+    def on_fit_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        """Record what the run trains, on what, and where."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.run.update(
+            dataset={"name": data.name, "sizes": data.sizes},
+            parameters=sum(parameter.numel() for parameter in pl_module.net.parameters()),
+            device=describe_device(trainer),
+            precision=trainer.precision,
+        )
+        if not trainer.ckpt_path:
+            self.run.keep_epochs(0)
+        self.events.log_start(self.config, pl_module.net)
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Go on after the checkpoint's last step."""
+        # Lightning knows of no other way to find the next batch than that of its own stateful loaders.
+        warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before")
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        resumed = {"time": now, "after_step": checkpoint["global_step"]}
+        self.run.update(resumed=[*self.run.result.get("resumed", []), resumed])
         self.run.keep_epochs(checkpoint["finished_epochs"])
         for row in self.run.rows:
             self._note_best(row)
@@ -86,15 +107,28 @@ class Recorder(Callback):
             "seconds": round(time.perf_counter() - self._epoch_start, 3),
         }
         self._measured = {}  # not every epoch need be validated
+        is_validated = pl_module.watched == "val" and sum(trainer.num_val_batches) > 0
         self._images_seen += int(pl_module.train_metrics.count)
         self._seconds_seen += row["seconds"]
-        self.is_best = self._note_best(row)
+        self.is_best = self._note_best(row) or not is_validated
         for name, value in row.items():
             if name.endswith("/loss") and not math.isfinite(value):
                 raise CnnLabError(self.describe_divergence(trainer, f"{name} is {value}"))
         self.run.add_epoch(row)
         self.events.log_epoch(row)
         self.run.update(epochs=row["epoch"], steps=row["step"], best=self.best or None, **self._speed())
+
+    def on_test_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        """Record what the test images say, also for TensorBoard's HPARAMS."""
+        self.run.update(**pl_module.eval_metrics.read("test"))
+        result, best = self.run.result, self.run.result.get("best")
+        metrics = {
+            **({"val_accuracy": best["val/accuracy"]} if best else {}),
+            "test_accuracy": result["test/accuracy"],
+            "test_loss": result["test/loss"],
+            "seconds_per_epoch": result.get("seconds_per_epoch", 0.0),
+        }
+        self.events.log_result(flatten_settings(self.config, result["parameters"]), metrics)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one that can be used without the run's directory."""

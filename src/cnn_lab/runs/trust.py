@@ -3,35 +3,17 @@
 Nothing here imports torch.
 """
 
-import ast
 import functools
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cnn_lab import datasets as mnist
 from cnn_lab.errors import UNPRINTABLE, ConfigError, printable
-from cnn_lab.settings.config import PROJECT
+from cnn_lab.settings.config import GROUPS, PROJECT
 
-OWN_ROOT = str(PROJECT / "data")  # of data sets
-
-# A config that comes out of a run directory or a checkpoint is data: it may name nothing else.
-TRUSTED_TARGETS = ("cnn_lab.", "torch.optim.", "torch.nn.", "lightning.pytorch.")
-# And in its place only what belongs there: what a library itself offers under this name, never what one of
-# its modules has imported; and what the source of this package defines, a class by its base.
-TRUSTED_KINDS = {
-    "data": ("a LightningDataModule of cnn_lab", "", "cnn_lab.", "LightningDataModule"),
-    "model": ("an nn.Module of cnn_lab or torch.nn", r"torch\.nn\.[A-Z]\w*", "cnn_lab.", "Module"),
-    "optimizer": (
-        "an Optimizer of torch.optim or cnn_lab", r"torch\.optim\.[A-Z]\w*", "cnn_lab.", "Optimizer"
-    ),
-    "scheduler": ("a function of cnn_lab.scheduler", "", "cnn_lab.scheduler.", ""),
-    "trainer": ("lightning.pytorch.Trainer", r"lightning\.pytorch\.Trainer", "lightning.", ""),
-}  # fmt: skip
 STORED_VALUES, STORED_DEPTH, STORED_LENGTH = 10_000, 20, 4_096  # of a stored config and its texts, at most
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 LARGEST_TEXT = 10_000_000  # bytes of a run's files of text, far more than a run ever writes
@@ -39,7 +21,7 @@ LARGEST_CONFIG = 500_000  # bytes, of which the configs of a long sweep take a t
 
 
 def check_trusted(config: Any) -> None:
-    """Refuse a stored config that is not plain data, or has a target that does not belong where it is.
+    """Refuse a stored config that is not plain data, or has a target that no file of conf/ has there.
 
     Nothing is imported to find out.
 
@@ -76,17 +58,6 @@ def walk_plain(config: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             raise ConfigError("a stored config is refused: it is larger than any that a run leaves behind")
         if path:
             yield path, value
-
-
-def choose_root(root: str | None) -> str | None:
-    """The folder to use for a stored `data.root`: that one if all of MNIST is there, else the project's own.
-
-    So nothing is downloaded to where a stored config points.
-    """
-    if root in (None, OWN_ROOT):
-        return root
-    files = [(mnist.raw_folder(root) / file.name, file.bytes) for file in mnist.ALL_FILES]
-    return root if all(path.is_file() and path.stat().st_size == size for path, size in files) else OWN_ROOT
 
 
 def check_inside(directory: Path) -> None:
@@ -152,33 +123,22 @@ def _is_plain(value: Any) -> bool:
 
 
 def _check_target(path: Sequence[str], target: Any) -> None:
-    key = ".".join(path)
-    if not isinstance(target, str) or not target.startswith(TRUSTED_TARGETS):
+    key, allowed = ".".join(path), list_targets().get(tuple(path), set())
+    if not isinstance(target, str) or target not in allowed:
+        listed = f"only {', '.join(sorted(allowed))}" if allowed else "no target"
         raise ConfigError(
-            f"{key}={target!s:.100} is refused: a stored config may only name targets under "
-            + ", ".join(name.rstrip(".") for name in TRUSTED_TARGETS)
+            f"{key}={target!s:.100} is refused: a stored config may name {listed} there, which the files in "
+            f"conf/{path[0]}/ name"
         )
-    group = path[0]
-    if group not in TRUSTED_KINDS or (len(path) > 2 and group != "model"):  # a network may be made of others
-        raise ConfigError(f"{key}={target} is refused: a stored config may not name a target there")
-    words, pattern, place, base = TRUSTED_KINDS[group]
-    if not re.fullmatch(pattern, target) and not (target.startswith(place) and _is_own(target, base)):
-        raise ConfigError(f"{key}={target} is refused: a stored config may only name {words} there")
 
 
 @functools.cache
-def _is_own(target: str, base: str) -> bool:
-    """Whether the source of this package defines this class below a `base`, or without one this function."""
-    match = re.fullmatch(r"cnn_lab((?:\.\w{1,50}){1,4})\.(\w+)", target)
-    file = Path(__file__).parents[1] / f"{match[1][1:].replace('.', '/')}.py" if match else None
-    if not match or not file or not file.is_file():
-        return False
-    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.FunctionDef) and statement.name == match[2]:
-            return not base
-        if isinstance(statement, ast.ClassDef) and statement.name == match[2]:
-            bases = [ast.unparse(item).rpartition(".")[2] for item in statement.bases]
-            return base in bases or any(_is_own(f"cnn_lab{match[1]}.{item}", base) for item in bases)
-        if isinstance(statement, ast.ImportFrom) and any(item.name == match[2] for item in statement.names):
-            return _is_own(f"{statement.module}.{match[2]}", base)
-    return False
+def list_targets() -> dict[tuple[str, ...], set[str]]:
+    """The targets that this project's own config files name, by the keys that lead to them."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for group in GROUPS:
+        for file in (PROJECT / "conf" / group).glob("*.yaml"):
+            for path, value in walk_plain(yaml.load(file.read_bytes(), YAML_LOADER)):  # noqa: S506
+                if path[-1] == "_target_":
+                    found.setdefault((group, *path), set()).add(value)
+    return found

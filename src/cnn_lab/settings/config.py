@@ -3,8 +3,8 @@
 Nothing here imports torch.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from cnn_lab import datasets as mnist
 from cnn_lab.errors import ConfigError, suggest
-from cnn_lab.settings.ranges import check_range, check_ranges
+from cnn_lab.settings.groups import check_group, check_target, read_parameters, show
 from cnn_lab.settings.signatures import read_signature
 from cnn_lab.shapes import plan_cnn
 
 PROJECT = Path(__file__).resolve().parents[3]
-
-# What `cnn_lab.training` passes to each group's target itself, so that no setting can.
-SUPPLIED = {
-    "data": {"seed"},
-    "model": {"input_shape", "num_classes"},
-    "optimizer": {"params"},
-    "scheduler": {"optimizer", "total_steps"},
-    "trainer": {
-        "logger", "callbacks", "fast_dev_run", "barebones", "default_root_dir", "enable_checkpointing",
-        "enable_progress_bar", "enable_model_summary", "use_distributed_sampler",
-    },
-}  # fmt: skip
-
+GROUPS = ("data", "model", "optimizer", "scheduler", "trainer")
 MONITORS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
 
 
@@ -67,11 +54,12 @@ class Sweep:
 class Config:
     """The top level of a config: a node for each group, and the keys that belong to none."""
 
-    data: Any = MISSING
-    model: Any = MISSING
-    optimizer: Any = MISSING
-    scheduler: Any = MISSING
-    trainer: Any = MISSING
+    data: Any
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    trainer: Any
+    output_dir: str
     seed: int = 0
     label: str | None = None
     label_smoothing: float = 0.0
@@ -80,44 +68,30 @@ class Config:
     resume: str | None = None
     pictures: Pictures = field(default_factory=Pictures)
     sweep: Sweep = field(default_factory=Sweep)
-    output_dir: str = MISSING
 
 
-GROUPS = tuple(SUPPLIED)
+SCHEMAS = {"": Config, "early_stopping": EarlyStopping, "pictures": Pictures, "sweep": Sweep}
 
 ConfigStore.instance().store("schema", node=Config)
 OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
 
 
 def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
-    """Check a composed config and return it as plain data, fully resolved, with absolute paths.
+    """Check a composed or stored config; returns it as plain data, resolved, with absolute paths.
 
     Raises:
-        ConfigError: for the first key that is unknown, missing, of a wrong type or out of range, and for a
-            network that cannot be built.
+        ConfigError: for the first key that is unknown, missing, of a wrong type or out of range, for settings
+            that do not go together, and for a network that cannot be built.
     """
     plain = _resolve(config)
-    if not isinstance(config, DictConfig):  # a stored one may be older than a setting
-        plain = {**OmegaConf.to_container(OmegaConf.structured(Config)), **plain}  # type: ignore[dict-item]
-    for item in fields(Config):
-        if plain.get(item.name, MISSING) == MISSING:
-            raise ConfigError(f"{item.name} is missing")
-    _check_names("", plain, [item.name for item in fields(Config)])
-    check_ranges("", plain)
-    for name, schema in (("early_stopping", EarlyStopping), ("pictures", Pictures), ("sweep", Sweep)):
-        _check_names(f"{name}.", plain[name], [item.name for item in fields(schema)])
-        check_ranges(name, plain[name])
+    for group, schema in SCHEMAS.items():
+        check_group(group, plain[group] if group else plain, f"{__name__}.{schema.__name__}")
     for group in GROUPS:
-        _check_node(group, plain[group])
-        check_ranges(group, plain[group])
-    _check_training_length(plain["trainer"])
+        check_target(group, plain[group])
+    _check_length(plain["trainer"])
+    _check_root(plain["data"])
     _check_monitors(plain)
-    _check_watched(plain)
-    if plain["data"]["_target_"] == "cnn_lab.data.ImageDataModule":
-        _check_mnist(plain)
-        if plain["model"]["_target_"] == "cnn_lab.model.CNN":
-            settings = {key: value for key, value in plain["model"].items() if not key.startswith("_")}
-            _check_network(settings)
+    _check_network(plain["model"], plain["data"])
     plain["output_dir"] = _make_absolute(plain["output_dir"])
     if plain["data"].get("root"):
         plain["data"]["root"] = _make_absolute(plain["data"]["root"])
@@ -140,26 +114,10 @@ def list_typed(overrides: ListConfig) -> list[str]:
     return OmegaConf.to_container(overrides)  # type: ignore[return-value]
 
 
-def describe_unknown(config: DictConfig, key: str) -> str:
-    """Say that a dotted key is none of a composed config's, and which is the nearest."""
-    path, _, name = key.rpartition(".")
-    if not path:
-        return _unknown("", name, [item.name for item in fields(Config)])
-    if name in SUPPLIED.get(path, ()):
-        return _supplied(path, name)
-    node = OmegaConf.select(config, path)
-    names = {str(item) for item in node} if isinstance(node, DictConfig) else set()
-    target = node.get("_target_", "") if names else ""
-    if path in GROUPS and target:
-        names |= set(_allowed(path, target) or ())
-    if name in names:
-        return f"{key} is not in the config, but {target} takes it: type +{key}=..."
-    return _unknown(f"{path}.", name, sorted(item for item in names if not item.startswith("_")), target)
-
-
 def _resolve(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(config, DictConfig):
-        return config
+    if not isinstance(config, DictConfig):  # a stored one, which may be older than a setting
+        defaults: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(Config))  # type: ignore[assignment]
+        return {**{name: value for name, value in defaults.items() if value != MISSING}, **config}
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except MissingMandatoryValue as error:
@@ -175,118 +133,60 @@ def _make_absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _check_names(prefix: str, node: Mapping[str, Any], known: list[str], owner: str = "") -> None:
-    for name in node:
-        if name not in known:
-            raise ConfigError(_unknown(prefix, name, known, owner))
-
-
-def _unknown(prefix: str, name: str, known: list[str], owner: str = "") -> str:
-    of = f" of {owner}" if owner else ""
-    there_are = f"there are {', '.join(known)}" if known else "it has none"
-    return f"{prefix}{name} is no setting{of}{suggest(name, known)} ({there_are})"
-
-
-def _supplied(group: str, name: str) -> str:
-    return f"{group}.{name} cannot be set: the run sets it itself"
-
-
-def _check_node(group: str, node: Any) -> None:
-    """Check a group's node against the signature of the class or function that it names."""
-    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{group} has no _target_: name the class that it configures")
-    target = node["_target_"]
-    parameters = _allowed(group, target)
-    if parameters is None:
-        return
-    settings = {name: value for name, value in node.items() if not name.startswith("_")}
-    for name in SUPPLIED[group] & set(settings):
-        raise ConfigError(_supplied(group, name))
-    _check_names(f"{group}.", settings, sorted(parameters), target)
-    for name, parameter in parameters.items():
-        if name in settings:
-            value = settings[name]
-            if not parameter.accepts(value) and not (group == "trainer" and value == "auto"):
-                raise ConfigError(f"{group}.{name}={_show(value)} has the wrong type: it takes {parameter}")
-        elif parameter.required:
-            raise ConfigError(f"{group}.{name} is missing: {target} needs it")
-
-
-def _allowed(group: str, target: Any) -> dict[str, Any] | None:
-    try:
-        parameters = read_signature(target)
-    except LookupError as error:
-        raise ConfigError(f"{group}._target_={target}: {error.args[0]}") from None
-    if parameters is None:
-        return None
-    return {name: value for name, value in parameters.items() if name not in SUPPLIED[group]}
-
-
-def _check_training_length(trainer: Mapping[str, Any]) -> None:
+def _check_length(trainer: Mapping[str, Any]) -> None:
     for name in ("max_epochs", "max_steps", "devices"):
         if trainer.get(name) == 0:
             raise ConfigError(f"trainer.{name}=0 is out of range: it must be at least 1, or -1 for no limit")
 
 
+def _check_root(data: Mapping[str, Any]) -> None:
+    """A folder is given exactly where the source of the images reads one."""
+    source, root = data.get("source"), data.get("root")
+    parameters = read_signature(source["_target_"]) if isinstance(source, dict) else None
+    if parameters is None:
+        return
+    if root is not None and "root" not in parameters:
+        raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
+    if root is None and "root" in parameters and parameters["root"].required:
+        raise ConfigError(f"data.root is missing: {source['_target_']} needs the folder of the images")
+
+
 def _check_monitors(config: Mapping[str, Any]) -> None:
-    """Only what training and validation images say may choose anything; test images never."""
-    monitors = {
-        "early_stopping.monitor": config["early_stopping"]["monitor"],
-        "scheduler.monitor": config["scheduler"].get("monitor", MONITORS[0]),
-    }
-    for key, metric in monitors.items():
+    """Only training and validation images may choose anything, and there must be some where they do."""
+    stopping = config["early_stopping"]
+    monitors = {"early_stopping.monitor": (stopping["monitor"], stopping["patience"] is not None)}
+    if "monitor" in config["scheduler"]:
+        monitors["scheduler.monitor"] = (config["scheduler"]["monitor"], True)
+    for key, (metric, is_used) in monitors.items():
         if metric not in MONITORS:
             near = suggest(metric, MONITORS)
             raise ConfigError(f"{key}={metric} is not an option{near} (there are {', '.join(MONITORS)})")
-
-
-def _check_watched(config: Mapping[str, Any]) -> None:
-    """What watches validation images needs some, and a schedule needs them after each epoch."""
-    trainer, early_stopping = config["trainer"], config["early_stopping"]
-    watching = {"scheduler.monitor": config["scheduler"].get("monitor")}
-    every = trainer.get("check_val_every_n_epoch", 1)
-    problem = f"trainer.check_val_every_n_epoch={_show(every)}" if every != 1 else ""
-    if trainer.get("limit_val_batches") == 0:
-        watching["early_stopping.monitor"] = early_stopping["patience"] and early_stopping["monitor"]
-        problem = "trainer.limit_val_batches=0"
-    for key, metric in watching.items():
-        if problem and metric and metric.startswith("val/"):
-            near = metric.replace("val", "train")
+        for problem in _list_gaps(config, key) if is_used and metric.startswith("val/") else ():
             raise ConfigError(
-                f"{key}={metric} needs validation after each epoch, which {problem} leaves out; "
-                f"type {key}={near}"
+                f"{key}={metric} needs validation images after each epoch, which {problem} leaves out; "
+                f"type {key}={metric.replace('val', 'train')}"
             )
 
 
-def _check_mnist(config: Mapping[str, Any]) -> None:
-    data = config["data"]
-    largest = mnist.SIZES["train"] - mnist.NUM_CLASSES
-    check_range("data.val_size", data.get("val_size", 0), f"[0, {largest}]")
-    if not data.get("val_size", 0) and data["root"] is not None:
-        watching = {
-            "early_stopping.monitor": config["early_stopping"]["patience"]
-            and config["early_stopping"]["monitor"],
-            "scheduler.monitor": config["scheduler"].get("monitor"),
-        }
-        for key, metric in watching.items():
-            if metric and metric.startswith("val/"):
-                raise ConfigError(
-                    f"{key}={metric} needs validation images, and data.val_size=0 keeps none; "
-                    f"type data.val_size=5000 or {key}=train/loss"
-                )
+def _list_gaps(config: Mapping[str, Any], key: str) -> Iterator[str]:
+    """The settings that leave out the validation that `key` needs."""
+    data, trainer = config["data"], config["trainer"]
+    if data.get("val_size") == 0:
+        yield "data.val_size=0"
+    if data.get("test_each_epoch"):
+        yield "data.test_each_epoch=true"
+    if trainer.get("limit_val_batches") == 0:
+        yield "trainer.limit_val_batches=0"
+    every = trainer.get("check_val_every_n_epoch", 1)
+    if every != 1 and key == "scheduler.monitor":
+        yield f"trainer.check_val_every_n_epoch={show(every)}"
 
 
-def _check_network(settings: dict[str, Any]) -> None:
-    if set(settings) | SUPPLIED["model"] != set(read_signature("cnn_lab.model.CNN") or ()):
+def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Whether the network fits its images, as far as that is known without building it."""
+    if model["_target_"] != "cnn_lab.model.CNN" or "input_shape" not in data or "classes" not in data:
+        return
+    settings = {name: value for name, value in model.items() if not name.startswith("_")}
+    if set(settings) != set(read_parameters("model", model["_target_"]) or ()):
         return  # a setting was taken out with ~; the class has a default for it, and checks the rest
-    try:
-        plan_cnn(**settings, input_shape=mnist.IMAGE_SHAPE, num_classes=mnist.NUM_CLASSES)
-    except ConfigError as error:
-        text = str(error)
-        raise ConfigError(text if text.startswith("model.") else f"model: {text}") from None
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value).lower().replace("none", "null")
-    return str(value).replace(" ", "")
+    plan_cnn(**settings, input_shape=data["input_shape"], num_classes=len(data["classes"]))

@@ -38,12 +38,13 @@ def read_signature(target: str) -> dict[str, Parameter] | None:
         LookupError: when there is no such module or name.
     """
     definition = _find(target)
+    skip = 0
     if isinstance(definition, ast.ClassDef):
         constructors = [item for item in definition.body if getattr(item, "name", None) == "__init__"]
+        if not constructors and any("dataclass" in ast.unparse(item) for item in definition.decorator_list):
+            return _read_fields(definition)
         definition = constructors[0] if constructors else None
         skip = 1  # self
-    else:
-        skip = 0
     if not isinstance(definition, ast.FunctionDef) or definition.args.kwarg:
         return None
     arguments = definition.args
@@ -56,6 +57,14 @@ def read_signature(target: str) -> dict[str, Parameter] | None:
     for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         parameters[item.arg] = Parameter(item.annotation, required=default is None)
     return parameters
+
+
+def _read_fields(definition: ast.ClassDef) -> dict[str, Parameter]:
+    return {
+        item.target.id: Parameter(item.annotation, required=item.value is None)
+        for item in definition.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    }
 
 
 def _find(target: str) -> ast.stmt | None:

@@ -1,15 +1,25 @@
 """The callback that shows a run as it trains."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.pictures.style import NAMES
-from cnn_lab.runs.record import Run
-from cnn_lab.terminal.screen import Screen, format_epoch, format_head
+from cnn_lab.settings.config import PROJECT
+from cnn_lab.terminal.screen import (
+    NAMES,
+    Screen,
+    format_epoch,
+    format_head,
+    format_layers,
+    format_result,
+    shorten,
+)
+
+if TYPE_CHECKING:
+    from cnn_lab.runs.record import Run
 
 REFRESH_SECONDS = 0.25  # reading the loss waits for the device, so it is not read at every step
 
@@ -17,12 +27,28 @@ REFRESH_SECONDS = 0.25  # reading the loss waits for the device, so it is not re
 class Display(Callback):
     """A progress bar with the loss and accuracy so far where there is a terminal, and a line an epoch."""
 
-    def __init__(self, screen: Screen, run: Run) -> None:
+    def __init__(self, screen: Screen, run: "Run") -> None:
         self.screen = screen
         self.run = run
         self.progress: Progress | None = None
         self._splits: list[str] = []
         self._next_refresh = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
+        """Say what is trained, on what and where, with the layer table."""
+        result = self.run.result
+        sizes = ", ".join(f"{size:,} {name}" for name, size in result["dataset"]["sizes"].items() if size)
+        title = [
+            f"{type(pl_module.net).__name__}, {result['parameters']:,} parameters",
+            f"{result['dataset']['name']}: {sizes}",
+            f"{result['device']}, {result['precision']}",
+        ]
+        self.screen.show(" | ".join(title), style="bold")
+        self.screen.show(f"{shorten(self.run.path)}\n")
+        layers = getattr(pl_module.net, "layers", None)
+        if layers:
+            self.screen.show(format_layers(layers))
+            self.screen.show("")
 
     def on_train_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Head the lines to come."""
@@ -71,6 +97,14 @@ class Display(Callback):
             text = f"The network calls all {int(guesses.sum()):,} {NAMES[classifier.watched]} images "
             text += f"{int(guesses.argmax())}: it learns nothing. Try a smaller optimizer.lr"
             self.screen.show(text, style="bold yellow")
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Show the result, and what can be done with the run."""
+        self.screen.show("")
+        self.screen.show(format_result(self.run.result))
+        evaluate = shorten(PROJECT / "scripts" / "evaluate.py")
+        self.screen.show(f"\nMeasure it again: python {evaluate} {shorten(self.run.path)}")
+        self.screen.show(f"See its curves:   tensorboard --logdir {shorten(self.run.path.parents[1])}")
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave the terminal as it was."""

@@ -18,6 +18,7 @@ from cnn_lab.shapes import Layer
 log = logging.getLogger(__name__)
 
 LOG_WIDTH = 120
+NAMES = {"train": "training", "val": "validation", "test": "test"}  # of splits, in sentences
 
 
 class Screen:

@@ -1,0 +1,91 @@
+"""How a run ends, and in which words: completed, interrupted, pruned or failed."""
+
+import contextlib
+import logging
+import os
+import signal
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnn_lab.errors import CnnLabError, RunInterrupted, RunPruned
+from cnn_lab.pictures.curves import draw_curves
+from cnn_lab.runs.lock import hold
+from cnn_lab.runs.record import LAST_CHECKPOINT, Run
+from cnn_lab.settings.config import PROJECT
+from cnn_lab.terminal.logs import write_logs
+from cnn_lab.terminal.screen import Screen, shorten
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[None]:
+    """Hold the run's directory, and keep result.json true from the first moment to the last.
+
+    Raises:
+        SystemExit: with 128 and the signal's number, as shells have it, for a run that was interrupted.
+        CnnLabError: for a run that failed; and when another process holds the directory.
+    """
+    with hold(run.path):
+        if run.writes:
+            write_logs(run.path / "train.log")
+        run.write_config(config)
+        run.update()
+        ending: dict[str, Any] = {"status": "completed"}
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, RunInterrupted) as error:  # Lightning exits on Ctrl+C
+            number = error.signal if isinstance(error, RunInterrupted) else signal.SIGINT
+            ending = {"status": "interrupted", "signal": signal.Signals(number).name}
+            screen.show(f"\n{_describe_interruption(run)}", style="bold yellow")
+            raise SystemExit(128 + number) from None
+        except RunPruned as error:
+            ending = {"status": "pruned", "reason": str(error)}
+            raise
+        except Exception as error:
+            details = traceback.format_exc()
+            name = "" if isinstance(error, CnnLabError) else f"{type(error).__name__}: "
+            ending = {"status": "failed", "error": f"{name}{error}", "traceback": details}
+            log.error("the run failed\n%s", details)
+            if isinstance(error, CnnLabError) or config["trainer"].get("detect_anomaly"):
+                raise
+            raise CnnLabError(_describe_failure(run, error)) from error
+        finally:
+            _record_end(run, ending)
+
+
+def _record_end(run: Run, ending: Mapping[str, Any]) -> None:
+    try:
+        run.update(**ending)
+        if run.rows and run.writes:
+            name = run.result["dataset"]["name"]
+            draw_curves(run.rows, run.path / "curves.png", f"{run.result['label']} on {name}")
+    except OSError:
+        log.exception("the record of the run's end cannot be written")
+        if ending["status"] == "completed":
+            raise
+
+
+def _describe_interruption(run: Run) -> str:
+    if not (run.path / LAST_CHECKPOINT).exists():
+        return f"Interrupted, with nothing to go on from. What there is: {shorten(run.path)}"
+    return f"Interrupted. Go on with it: {_resume_command(run)}"
+
+
+def _describe_failure(run: Run, error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if not cause:
+        return f"the run failed: {type(error).__name__}: {error}\nIts log: {shorten(run.path / 'train.log')}"
+    has_checkpoint = (run.path / LAST_CHECKPOINT).is_file()
+    then = f"go on with: {_resume_command(run)}" if has_checkpoint else "start it again"
+    reason = cause.strerror or cause
+    return (
+        f"{os.fsdecode(cause.filename or run.path)} cannot be written: {reason}. When that is mended, {then}"
+    )
+
+
+def _resume_command(run: Run) -> str:
+    return f"python {shorten(PROJECT / 'scripts' / 'train.py')} resume={shorten(run.path)}"

@@ -1,0 +1,105 @@
+"""One group of settings, checked in one pass: which there are, of which types and in which ranges."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cnn_lab.errors import ConfigError, check_range, suggest
+from cnn_lab.settings.ranges import RANGES
+from cnn_lab.settings.signatures import Parameter, read_signature
+
+# What the run passes to each group's target itself, so that no setting can.
+SUPPLIED = {
+    "data": {"seed"},
+    "data.source": {"root"},
+    "model": {"input_shape", "num_classes"},
+    "optimizer": {"params"},
+    "scheduler": {"optimizer", "total_steps"},
+    "trainer": {
+        "logger", "callbacks", "fast_dev_run", "barebones", "default_root_dir", "enable_checkpointing",
+        "enable_progress_bar", "enable_model_summary", "use_distributed_sampler",
+    },
+}  # fmt: skip
+
+
+def check_target(group: str, node: Any) -> None:
+    """Check a node, and every node below it, against the class or function that its `_target_` names.
+
+    Raises:
+        ConfigError: for the first setting that is unknown, missing, of a wrong type or out of range.
+    """
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        raise ConfigError(f"{group} has no _target_: name the class that it configures")
+    check_group(group, node, node["_target_"])
+    for name, value in node.items():
+        if isinstance(value, dict) and "_target_" in value:
+            check_target(f"{group}.{name}", value)
+
+
+def check_group(group: str, node: Mapping[str, Any], target: str) -> None:
+    """Check the settings of a node, which is at the top level where `group` is empty.
+
+    Raises:
+        ConfigError: as `check_target`.
+    """
+    parameters = read_parameters(group, target)
+    for name, value in node.items():
+        if name.startswith("_"):
+            continue
+        if name in SUPPLIED.get(group, ()):
+            raise ConfigError(describe_supplied(group, name))
+        if parameters is not None and name not in parameters:
+            raise ConfigError(describe_unknown(group, name, parameters, target))
+        key = join(group, name)
+        _check_type(key, value, (parameters or {}).get(name), group)
+        if key in RANGES:
+            check_range(key, value, RANGES[key])
+    for name, parameter in (parameters or {}).items():
+        if parameter.required and name not in node:
+            raise ConfigError(f"{join(group, name)} is missing" + (f": {target} needs it" if group else ""))
+
+
+def read_parameters(group: str, target: str) -> dict[str, Parameter] | None:
+    """What may be set for the class or function `target`, by name; None where that cannot be told.
+
+    Raises:
+        ConfigError: when there is no such class or function.
+    """
+    try:
+        parameters = read_signature(target)
+    except LookupError as error:
+        raise ConfigError(f"{group}._target_={target}: {error.args[0]}") from None
+    if parameters is None:
+        return None
+    return {name: value for name, value in parameters.items() if name not in SUPPLIED.get(group, ())}
+
+
+def join(group: str, name: str) -> str:
+    """The dotted key of a setting of a group."""
+    return f"{group}.{name}" if group else name
+
+
+def describe_unknown(group: str, name: str, known: Iterable[str], target: str = "") -> str:
+    """Say that a group has no such setting, and which is the nearest."""
+    of = f" of {target}" if group and target else ""
+    listed = sorted(known)
+    there_are = f"there are {', '.join(listed)}" if listed else "it has none"
+    return f"{join(group, name)} is no setting{of}{suggest(name, listed)} ({there_are})"
+
+
+def describe_supplied(group: str, name: str) -> str:
+    """Say that a setting is not the user's to make."""
+    return f"{group}.{name} cannot be set: the run sets it itself"
+
+
+def show(value: Any) -> str:
+    """A value as it is typed."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower().replace("none", "null")
+    return str(value).replace(" ", "")
+
+
+def _check_type(key: str, value: Any, parameter: Parameter | None, group: str) -> None:
+    if parameter is None or parameter.accepts(value):
+        return
+    if value != "auto" or group != "trainer":  # Lightning's annotations do not say all that it takes
+        raise ConfigError(f"{key}={show(value)} has the wrong type: it takes {parameter}")

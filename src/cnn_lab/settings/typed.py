@@ -1,0 +1,143 @@
+"""What was typed on the command line: what Hydra stumbles over in it, told in the words of this project.
+
+Nothing here imports torch.
+"""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from cnn_lab.errors import ConfigError, suggest
+from cnn_lab.settings.config import GROUPS, PROJECT, SCHEMAS
+from cnn_lab.settings.groups import (
+    SUPPLIED,
+    describe_supplied,
+    describe_unknown,
+    read_parameters,
+    show,
+)
+
+# Hydra's own settings that have a meaning here. Others would let it write where no run looks for its files.
+HYDRA_SETTINGS = ("launcher", "sweeper", "mode", "verbose", "searchpath", "job.env_set", "help")
+
+
+def check_typed(arguments: Sequence[str]) -> None:
+    """Refuse settings of Hydra's own that have no meaning here.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    if "LOCAL_RANK" in os.environ:  # Lightning adds some to the processes that it starts
+        return
+    for override in arguments:
+        found = re.match(r"\s*[+~]*\s*hydra(?:[./](?P<name>[^=@]*))?\s*(?:[=@]|$)", override)
+        name = (found["name"] or "").strip() if found else ""
+        if found and not re.match(rf"({'|'.join(HYDRA_SETTINGS)})([./]|$)", name):
+            raise ConfigError(
+                f"{override:.100} cannot be set: of Hydra's own settings there are "
+                + ", ".join(f"hydra.{item}" for item in HYDRA_SETTINGS)
+            )
+
+
+def is_about_typing(error: Exception) -> bool:
+    """Whether Hydra raised an error, or stumbled over what was typed."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("hydra", "omegaconf", "antlr4")
+
+
+def explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's errors, in the words of this project."""
+    cause = error.__cause__ or error.__context__ or error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = [str(name) for name in error.options or ()]
+        if options:
+            near = suggest(option, options)
+            return f"{group}={option} is not an option{near} (there are {', '.join(options)})"
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' cannot be read as KEY=VALUE: {error.message.splitlines()[0]}"
+    if several := _find_several(sys.argv[1:]):
+        return several
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        return _explain_key(_compose_choices(), cause.full_key)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return _explain_type(cause.full_key, cause.value)
+    if not isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        return f"what was typed cannot be read ({error}): give GROUP=OPTION, KEY=VALUE or +KEY=VALUE"
+    return "\n".join(line for line in str(error).splitlines() if not line.startswith("See https://"))
+
+
+def parse(typed: Sequence[str]) -> list[Override]:
+    """Hydra's parsed overrides."""
+    return OverridesParser.create().parse_overrides(list(typed))
+
+
+def _find_several(arguments: Sequence[str]) -> str:
+    """Say what to do about several values for one setting of a single run, if there are some."""
+    if {"-m", "--multirun"} & set(arguments):
+        return ""
+    for argument in arguments:
+        try:
+            (override,) = parse([argument])
+        except HydraException:
+            continue
+        if override.is_sweep_override():
+            key, _, values = argument.partition("=")
+            return (
+                f"{argument} gives several values: type -m to train a network for each, "
+                f"or brackets for one list: '{key}=[{values}]'"
+            )
+    return ""
+
+
+def _explain_key(config: DictConfig, key: str) -> str:
+    """Say that a dotted key is none of a composed config's, and which is the nearest."""
+    path, _, name = key.rpartition(".")
+    if not path:
+        return describe_unknown("", name, read_parameters("", f"{SCHEMAS[''].__module__}.Config") or ())
+    if name in SUPPLIED.get(path, ()):
+        return describe_supplied(path, name)
+    node = OmegaConf.select(config, path)
+    names = {str(item) for item in node} if isinstance(node, DictConfig) else set()
+    target = node.get("_target_", "") if names else ""
+    if path in GROUPS and target:
+        names |= set(read_parameters(path, target) or ())
+    if name in names:
+        return f"{key} is not in the config, but {target} takes it: type +{key}=..."
+    return describe_unknown(path, name, (item for item in names if not item.startswith("_")), target)
+
+
+def _explain_type(key: str, value: object) -> str:
+    group, _, name = key.rpartition(".")
+    schema = SCHEMAS.get(group)
+    known = read_parameters(group, f"{schema.__module__}.{schema.__name__}") if schema else None
+    takes = f": it takes {known[name]}" if known and name in known else ""
+    return f"{key}={show(value)} has the wrong type{takes}"
+
+
+def _compose_choices() -> DictConfig:
+    """The config with the options that were chosen on the command line, and none of its other values."""
+    typed = [
+        argument
+        for argument in sys.argv[1:]
+        if argument.partition("=")[0] in GROUPS or argument.startswith("hydra/")
+        if "," not in argument
+    ]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        try:
+            return compose("train", typed, return_hydra_config=True)
+        except HydraException:
+            return compose("train", return_hydra_config=True)
