@@ -1,53 +1,53 @@
-from pathlib import Path
+import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torchvision import transforms
 
-from cnn_lab import datasets as mnist
-from cnn_lab.data import BatchIndices, ImageDataModule
+from cnn_lab.data import BatchIndices, ImageDataModule, stratified_split
+from cnn_lab.datasets import Split, read_mnist
 from cnn_lab.errors import ConfigError, DataError
-from conftest import MNIST_ROOT, needs_mnist
+
+COLOURS = ["red", "green", "blue"]
 
 
-def make_sample(**settings: object) -> ImageDataModule:
-    data = ImageDataModule(None, **settings)
-    data.setup()
-    return data
+def make_mnist(**settings: Any) -> ImageDataModule:
+    classes = [str(digit) for digit in range(10)]
+    return ImageDataModule(read_mnist, "MNIST", (1, 28, 28), classes, 0.1307, 0.3081, **settings)
 
 
-def test_a_batch_is_what_torchvision_makes_of_its_images() -> None:
-    data = make_sample(batch_size=32)
-    batch = next(iter(data.train_dataloader()))
-    assert [part.dtype for part in batch] == [torch.uint8, torch.uint8]
-    images, labels = data.on_after_batch_transfer(batch, 0)
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    expected = torch.stack([transform(image.numpy()[0, :, :, None]) for image in batch[0]])
-    assert images.shape == (32, 1, 28, 28)
-    assert torch.equal(images, expected)
-    assert labels.dtype == torch.int64
+def make_colours(source: Any = None, **settings: Any) -> ImageDataModule:
+    """A data module of 40 and 20 images of 3 x 6 x 5 pixels in three classes."""
+    settings = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "val_size": 4, **settings}
+    return ImageDataModule(source or make_splits, "Colours", (3, 6, 5), COLOURS, **settings)
 
 
-def test_the_sample_is_balanced_and_its_parts_share_no_image() -> None:
-    splits = mnist.read_sample()
-    assert {name: len(split.labels) for name, split in splits.items()} == mnist.SAMPLE_SIZES
-    for split in splits.values():
-        assert len(set(np.bincount(split.labels))) == 1
-    images = np.concatenate([split.images for split in splits.values()]).reshape(5_000, -1)
-    assert len(np.unique(images, axis=0)) == 5_000
-
-
-@needs_mnist
-def test_the_sample_is_from_mnists_training_images() -> None:
-    official = mnist.read_mnist(MNIST_ROOT)
-    labels = {
-        image.tobytes(): label
-        for image, label in zip(official["train"].images, official["train"].labels, strict=True)
+def make_splits(**changes: Any) -> dict[str, Split]:
+    generator = torch.Generator().manual_seed(0)
+    splits = {
+        name: Split(
+            torch.randint(256, (size, 3, 6, 5), generator=generator).byte(), torch.arange(size) % len(COLOURS)
+        )
+        for name, size in (("train", 40), ("test", 20))
     }
-    for split in mnist.read_sample().values():
-        found = [labels.get(image.tobytes()) for image in split.images]
-        assert found == split.labels.tolist()
+    return {name: split for name, split in (splits | changes).items() if split}
+
+
+@pytest.mark.parametrize("make", [make_mnist, make_colours])
+def test_a_batch_is_what_torchvision_makes_of_its_images(make: Any) -> None:
+    data = make(batch_size=32)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    assert [part.dtype for part in batch] == [torch.uint8, torch.int64]
+    images, labels = data.on_after_batch_transfer(batch, 0)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(data.mean, data.std)])
+    expected = torch.stack([transform(image.permute(1, 2, 0).numpy()) for image in batch[0]])
+    assert images.shape == (32, *data.input_shape)
+    assert torch.equal(images, expected)
+    assert torch.equal(data.restore(images), batch[0])
+    assert torch.equal(labels, batch[1])
 
 
 def test_an_epoch_has_every_image_once_in_an_order_of_seed_and_epoch() -> None:
@@ -81,74 +81,107 @@ def test_several_processes_share_an_epoch(shuffle: bool) -> None:
 
 def test_the_validation_split_is_stratified_and_depends_on_its_seed_only() -> None:
     labels = np.repeat(np.arange(10, dtype=np.uint8), np.arange(100, 200, 10))
-    train, val = mnist.stratified_split(labels, 145, seed=0)
+    train, val = stratified_split(labels, 145, seed=0)
     assert np.bincount(labels[val]).tolist() == [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
     assert sorted([*train, *val]) == list(range(len(labels)))
-    assert np.array_equal(val, mnist.stratified_split(labels, 145, seed=0)[1])
-    assert not np.array_equal(val, mnist.stratified_split(labels, 145, seed=1)[1])
+    assert np.array_equal(val, stratified_split(labels, 145, seed=0)[1])
+    assert not np.array_equal(val, stratified_split(labels, 145, seed=1)[1])
     for size in (0, 1, 7, len(labels) - 1):
-        assert len(mnist.stratified_split(labels, size, seed=0)[1]) == size
+        assert len(stratified_split(labels, size, seed=0)[1]) == size
 
 
-@needs_mnist
 def test_mnist_is_cut_into_55_000_5_000_and_10_000_the_same_each_time() -> None:
-    chosen = []
     for seed in (0, 1):
-        data = ImageDataModule(str(MNIST_ROOT), seed=seed)
+        data = make_mnist(seed=seed)
         data.prepare_data()
         for stage in ("fit", "test"):
             data.setup(stage)
             assert data.sizes == {"train": 55_000, "val": 5_000, "test": 10_000}
-            chosen.append(data._sets["val"][1])
-    assert all(torch.equal(chosen[0], other) for other in chosen)
-    shares = torch.bincount(data._sets["val"][0].tensors[1][chosen[0]].long()) / 5_000
-    official = torch.bincount(data._sets["train"][0].tensors[1].long()) / 60_000
-    assert (shares - official).abs().max() < 1 / 5_000
+            chosen = list_chosen(data, "val").astype("<i8")
+            digest = hashlib.md5(chosen.tobytes(), usedforsecurity=False).hexdigest()
+            assert digest == "21027ae2199d63653a34217676725500"  # of all versions so far
 
 
-@needs_mnist
-@pytest.mark.parametrize(
-    ("name", "damage", "message"),
-    [
-        (
-            "train-images-idx3-ubyte",
-            lambda content: content[:1_000],
-            "it has 1,000 bytes instead of 47,040,016",
-        ),
-        ("train-labels-idx1-ubyte", lambda content: content + b"\0", "it has 60,009 bytes instead of 60,008"),
-        (
-            "t10k-labels-idx1-ubyte",
-            lambda content: content[::-1],
-            "its content is not MNIST's (its MD5 is not 27ae3e4e09519cfbb04c329615203637)",
-        ),
-    ],
-)
-def test_a_damaged_file_is_named_with_its_repair(tmp_path: Path, name: str, damage, message: str) -> None:
-    folder = mnist.raw_folder(tmp_path)
-    folder.mkdir(parents=True)
-    for file in mnist.ALL_FILES:
-        (folder / file.name).symlink_to(mnist.raw_folder(MNIST_ROOT) / file.name)
-    path = folder / name
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(damage(content))
-    data = ImageDataModule(str(tmp_path))
-    data.prepare_data()
-    with pytest.raises(DataError) as caught:
+def list_chosen(data: ImageDataModule, name: str) -> np.ndarray:
+    """The indices, among the images of the source, of those in a split."""
+    return data._sets[name][1].numpy()
+
+
+def test_a_part_of_the_training_images_has_every_class_by_its_share_and_contains_the_smaller_ones() -> None:
+    labels = read_mnist()["train"].labels.numpy()
+    whole = make_mnist()
+    whole.setup()
+    parts = {None: list_chosen(whole, "train")}
+    for size in (55_000, 4_000, 100, 1):
+        data = make_mnist(train_size=size)
         data.setup()
-    assert str(caught.value) == (
-        f"{path} is damaged: {message}. Delete it and run again to download it anew: rm '{path}'"
-    )
+        assert data.sizes == {"train": size, "val": 5_000, "test": 10_000}
+        assert np.array_equal(list_chosen(data, "val"), list_chosen(whole, "val"))
+        parts[size] = list_chosen(data, "train")
+        shares = np.bincount(labels[parts[None]]) * size / 55_000
+        assert np.abs(np.bincount(labels[parts[size]], minlength=10) - shares).max() < 1
+    assert np.array_equal(parts[55_000], parts[None])
+    assert set(parts[1]) < set(parts[100]) < set(parts[4_000]) < set(parts[55_000])
+    other = make_mnist(train_size=100, split_seed=1)
+    other.setup()
+    assert set(list_chosen(other, "train")) != set(parts[100])
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "data.batch_size=0 is out of range: it must be at least 1 and at most 1000000"),
-        ({"std": 0.0}, "data.std=0.0 is out of range: it must be above 0"),
+        ({"val_size": 60_000}, "data.val_size=60000: there are 60,000 training images"),
+        ({"train_size": 55_001}, "data.train_size=55001: there are 55,000 training images, besides 5,000 for validation"),
     ],
-)
-def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
+)  # fmt: skip
+def test_more_images_than_there_are_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        ImageDataModule(None, **settings)
+        make_mnist(**settings).setup()
     assert str(caught.value) == message
+
+
+def test_as_many_means_as_channels_are_needed() -> None:
+    with pytest.raises(ConfigError, match=r"^data.std has 2 numbers, and images have 3 channels$"):
+        make_colours(std=[0.2, 0.3])
+
+
+def test_a_source_is_called_with_the_root_where_there_is_one() -> None:
+    roots = []
+    data = make_colours(lambda root: roots.append(root) or make_splits(), root="/somewhere")
+    data.prepare_data()
+    data.setup()
+    assert roots == ["/somewhere", "/somewhere"]
+
+
+IMAGES, LABELS = make_splits()["train"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"test": None}, "there are no test images"),
+        ({"test": Split(IMAGES[:0], LABELS[:0])}, "there are no test images"),
+        ({"train": Split(IMAGES[:, :1], LABELS)}, "train images are 1 x 6 x 5 instead of 3 x 6 x 5"),
+        ({"train": Split(IMAGES / 255, LABELS)}, "train images are torch.float32 instead of torch.uint8"),
+        ({"train": Split(IMAGES, LABELS.byte())}, "train labels are torch.uint8 instead of torch.int64"),
+        ({"train": Split(IMAGES, LABELS[1:])}, "there are 40 train images and 39 labels"),
+        ({"train": Split(IMAGES, LABELS + 1)}, "train labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2"),
+        ({"train": Split(IMAGES, LABELS % 2)}, "train labels are 2 numbers from 0 to 1 instead of 3 from 0 to 2"),
+        (
+            {"train": Split(IMAGES[:, 0], LABELS), "test": Split(IMAGES, LABELS - 1)},
+            ("train images are 6 x 5 instead of 3 x 6 x 5; "
+            "test labels are 3 numbers from -1 to 1 instead of 3 from 0 to 2"),
+        ),
+    ],
+)  # fmt: skip
+def test_every_difference_between_data_and_statement_is_told(changes: dict, difference: str) -> None:
+    data = make_colours(lambda: make_splits(**changes))
+    with pytest.raises(DataError) as caught:
+        data.setup()
+    assert str(caught.value) == f"Colours is not as its settings state: {difference}"
+
+
+def test_a_test_set_need_not_show_every_class() -> None:
+    data = make_colours(lambda: make_splits(test=Split(IMAGES[:1], LABELS[:1])))
+    data.setup()
+    assert data.sizes == {"train": 36, "val": 4, "test": 1}

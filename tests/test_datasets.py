@@ -1,25 +1,49 @@
+import errno
 import gzip
 import hashlib
 import http.server
 import os
+import signal
 import socket
-import subprocess
-import sys
+import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from torchvision.datasets import MNIST
+import torch
+import torchvision
 
-from cnn_lab import datasets as mnist
-from cnn_lab.data import ImageDataModule
-from cnn_lab.errors import DataError
-from conftest import ENVIRONMENT, MNIST_ROOT, PROJECT, needs_mnist, only_run, read_result
+from cnn_lab import datasets
+from cnn_lab.datasets import read_idx, read_mnist
+from cnn_lab.errors import ConfigError, DataError
+from forked import CONTEXT
 
 PAGE = b"<!DOCTYPE html>\n<html>" + b"<p>Sign in to the network</p>\n" * 20 + b"</html>"
+NAMES = [name for name, _ in torchvision.datasets.FashionMNIST.resources]
+IMAGES = NAMES[0]
+MD5 = {
+    "train": ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
+    "test": ("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+}
+
+
+def test_mnist_is_in_the_package_as_its_makers_published_it() -> None:
+    for name, split in read_mnist().items():
+        values = (split.images.squeeze(1).numpy(), split.labels.numpy().astype(np.uint8))
+        assert tuple(hash_bytes(pack_idx(array)) for array in values) == MD5[name]
+    assert set(read_mnist()) == set(MD5)
+
+
+def pack_idx(values: np.ndarray) -> bytes:
+    """An IDX file of bytes."""
+    return struct.pack(f">{1 + values.ndim}i", 0x800 + values.ndim, *values.shape) + values.tobytes()
+
+
+def hash_bytes(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class Request(http.server.BaseHTTPRequestHandler):
@@ -92,27 +116,19 @@ def stay_silent(request: Request, body: bytes) -> None:
     request.server.closing.wait(10)
 
 
-def drip(request: Request, body: bytes) -> None:
-    request.begin(len(body))
-    for value in body:
-        request.wfile.write(bytes([value]))
-        request.server.closing.wait(0.02)
-
-
 def show_page(request: Request, body: bytes) -> None:
     request.send(PAGE)
 
 
 def serve_other_content(request: Request, body: bytes) -> None:
-    request.send(gzip.compress(gzip.decompress(body)[::-1]))
-
-
-def serve_other_size(request: Request, body: bytes) -> None:
-    request.send(gzip.compress(b"\0" * 20))
+    request.send(body[::-1])
 
 
 def serve_a_bomb(request: Request, body: bytes) -> None:
-    request.send(gzip.compress(b"\0" * 5_000_000))
+    """Bytes that the other end unpacks while it receives them."""
+    bomb = gzip.compress(bytes(5_000_000))
+    request.begin(len(bomb), **{"Content-Encoding": "gzip"})
+    request.wfile.write(bomb)
 
 
 def cut_short(request: Request, body: bytes) -> None:
@@ -139,361 +155,278 @@ def send_without_end(request: Request, body: bytes) -> None:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that is both of MNIST's mirrors, as its folders `first` and `second`."""
+    """A server whose folders `first` and `second` are Fashion-MNIST's mirrors."""
     server = Server()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setattr(MNIST, "mirrors", [f"{server.url}/first/", f"{server.url}/second/"])
+    use_mirrors(monkeypatch, f"{server.url}/first/", f"{server.url}/second/")
     yield server
     server.closing.set()
     server.shutdown()
     server.server_close()
 
 
+def use_mirrors(monkeypatch: pytest.MonkeyPatch, own: str, *others: str) -> None:
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [own])
+    monkeypatch.setattr(datasets, "MORE_MIRRORS", {"FashionMNIST": list(others)})
+
+
 @pytest.fixture
-def tiny(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Small files in place of MNIST's, served by `server`, and short waits."""
+def small(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Small files in place of Fashion-MNIST's, served by `server`, and no pauses."""
     generator = np.random.default_rng(0)
-    contents, files = {}, {}
-    for split, (images, labels) in mnist.FILES.items():
-        for file, size in ((images, 2 * 28 * 28), (labels, 2)):
-            values = generator.integers(10, size=size, dtype=np.uint8)
-            contents[file.name] = bytes(file.offset) + values.tobytes()
-        files[split] = tuple(
-            file._replace(bytes=len(contents[file.name]), md5=hash_bytes(contents[file.name]))
-            for file in (images, labels)
-        )
-    monkeypatch.setattr(mnist, "FILES", files)
-    monkeypatch.setattr(mnist, "SIZES", {"train": 2, "test": 2})
-    monkeypatch.setattr(mnist, "ALL_FILES", (files["train"][0],))
-    monkeypatch.setattr(mnist, "DOWNLOAD_PAUSES", (0, 0))
-    server.files = {f"{name}.gz": gzip.compress(content) for name, content in contents.items()}
-    mnist.read_mnist.cache_clear()
-    return contents
+    shapes = [(30, 28, 28), (30,), (20, 28, 28), (20,)]
+    values = {
+        name: generator.integers(10, size=shape, dtype=np.uint8)
+        for name, shape in zip(NAMES, shapes, strict=True)
+    }
+    server.files = {name: gzip.compress(pack_idx(array)) for name, array in values.items()}
+    resources = [(name, hash_bytes(content)) for name, content in server.files.items()]
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
+    monkeypatch.setattr(datasets, "DOWNLOAD_PAUSES", (0, 0))
+    return values
 
 
-def hash_bytes(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def raw_folder(root: Path, dataset: str = "FashionMNIST") -> Path:
+    folder = root / dataset / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def shorten_stalls(answer, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_read(root: Path, small: dict[str, np.ndarray], dataset: str = "FashionMNIST") -> None:
+    """That reading gives exactly these values."""
+    splits = read_idx(root, dataset)
+    arrays = [array for name in ("train", "test") for array in splits[name]]
+    for array, expected in zip(arrays, small.values(), strict=True):
+        expected = expected[:, None] if expected.ndim == 3 else expected.astype(np.int64)
+        assert torch.equal(array, torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("dataset", datasets.IDX_DATASETS)
+def test_files_are_read_where_they_lie_plain_or_gzipped(
+    server: Server, small: dict, tmp_path: Path, dataset: str
+) -> None:
+    for number, (name, content) in enumerate(server.files.items()):
+        path = raw_folder(tmp_path, dataset) / name
+        if number % 2:
+            path.write_bytes(content)
+        else:
+            path.with_suffix("").write_bytes(gzip.decompress(content))
+    before = sorted(path.name for path in raw_folder(tmp_path, dataset).iterdir())
+    assert_read(tmp_path, small, dataset)
+    assert sorted(path.name for path in raw_folder(tmp_path, dataset).iterdir()) == before
+    assert not server.asked
+
+
+def repack(damage: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    return lambda content: gzip.compress(damage(gzip.decompress(content)))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage", "problem"),
+    [
+        ("", lambda content: gzip.decompress(content)[:1_000], "its 1,000 bytes are not what its header says"),
+        ("", lambda content: b"", "its 0 bytes are not what its header says"),
+        ("", lambda content: PAGE, f"its {len(PAGE)} bytes are not what its header says"),
+        ("", lambda content: pack_idx(np.zeros(4, np.uint8)), "its 12 bytes are not what its header says"),
+        (".gz", repack(lambda content: content + b"more"), "its {size:,} bytes are not what its header says"),
+        (".gz", lambda content: PAGE, "Not a gzipped file (b'<!')"),
+        (".gz", lambda content: content[:-20], "Compressed file ended before the end-of-stream marker was reached"),
+        (".gz", lambda content: content[:-8] + bytes(8), "CRC check failed"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named_with_its_repair(
+    server: Server, small: dict, tmp_path: Path, suffix: str, damage: Any, problem: str
+) -> None:
+    path = (raw_folder(tmp_path) / IMAGES).with_suffix(suffix)
+    path.write_bytes(damage(server.files[IMAGES]))
+    with pytest.raises(DataError) as caught:
+        read_idx(tmp_path, "FashionMNIST")
+    start = f"{path} is damaged: {problem.format(size=path.stat().st_size)}"
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith(f". Delete it and run again to download it anew: rm '{path}'")
+
+
+def test_a_data_set_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_idx(tmp_path, "FashionMnist")
+    assert str(caught.value) == (
+        "data.source.dataset=FashionMnist is not an option; did you mean 'FashionMNIST'? "
+        "(there are MNIST, FashionMNIST, KMNIST)"
+    )
+
+
+def shorten_stalls(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where an answer stalls: a busy machine may take its time for the others."""
     if answer in (stall, stay_silent):
-        monkeypatch.setattr(mnist, "DOWNLOAD_STALL", 0.4)
-
-
-def list_names(root: Path) -> list[str]:
-    return sorted(path.name for path in mnist.raw_folder(root).iterdir())
-
-
-IMAGES = "train-images-idx3-ubyte"
+        monkeypatch.setattr(datasets, "DOWNLOAD_STALL", 0.4)
 
 
 @pytest.mark.parametrize(
     "answer",
-    [
-        drop,
-        hang_up,
-        stall,
-        stay_silent,
-        show_page,
-        serve_other_content,
-        serve_other_size,
-        serve_a_bomb,
-        cut_short,
-        fail(500),
-        fail(503),
-        fail(429),
-        send_without_end,
-    ],
-)
+    [drop, hang_up, stall, stay_silent, show_page, serve_other_content, cut_short, fail(500), fail(503), fail(429)],
+)  # fmt: skip
 def test_a_download_survives_what_passes(
-    answer, server: Server, tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: Any, server: Server, small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_stalls(answer, monkeypatch)
     server.plan = {"first": [answer, answer, serve], "second": [answer]}
-    mnist.download_mnist(tmp_path)
-    asked = [path.split("/")[1] for path in server.asked]
-    assert asked == ["first", "second", "first", "second", "first"]
-    assert list_names(tmp_path) == [".lock", IMAGES]
-    assert (mnist.raw_folder(tmp_path) / IMAGES).read_bytes() == tiny[IMAGES]
+    assert_read(tmp_path, small)
+    asked = [tuple(path.split("/")[1:]) for path in server.asked]
+    tries = [(mirror, IMAGES) for mirror in ("first", "second", "first", "second", "first")]
+    assert asked == [*tries, *(("first", name) for name in NAMES[1:])]
+    found = {path.name: path.read_bytes() for path in raw_folder(tmp_path).iterdir()}
+    assert found == {".lock": b"", **server.files}
 
 
 @pytest.mark.parametrize(
     ("answer", "tries", "problem"),
     [
-        (drop, 3, "the connection dropped after 100 of {packed} bytes"),
+        (drop, 3, "IncompleteRead(100 bytes read, {rest} more expected)"),
         (hang_up, 3, "Remote end closed connection without response"),
         (stall, 3, "no byte came for 0.4 seconds"),
-        (show_page, 3, "Not a gzipped file (b'<!')"),
-        (serve_other_content, 3, "its content is not MNIST's (its MD5 is not {md5})"),
-        (serve_other_size, 3, "it has 20 bytes instead of 1,584"),
-        (cut_short, 3, "Compressed file ended before the end-of-stream marker was reached"),
+        (show_page, 3, f"it sent {len(PAGE)} bytes whose MD5 is not {{md5}}"),
         (fail(500), 3, "HTTP status 500"),
-        (send_without_end, 3, "it sent more than 2,608 bytes"),
         (fail(404), 1, "HTTP status 404"),
-        (drip, 1, "it sent {sent} bytes in 0.2 seconds"),
-        (redirect("/first"), 5, "HTTP status 302, a redirect that cannot be followed"),
+        (redirect("/first"), 31, "HTTP status 302, a redirect that cannot be followed"),
+        (send_without_end, 1, "it sent more than 1,000,000 bytes"),
+        (serve_a_bomb, 1, "it sent more than 1,000,000 bytes"),
     ],
 )
 def test_when_all_fail_the_message_says_what_each_mirror_did(
-    answer, tries: int, problem: str, server: Server, tiny: dict, tmp_path: Path, monkeypatch
+    answer: Any, tries: int, problem: str, server: Server, small: dict, tmp_path: Path, monkeypatch
 ) -> None:
     shorten_stalls(answer, monkeypatch)
-    if answer is drip:
-        monkeypatch.setattr(mnist, "DOWNLOAD_LIMIT", 0.2)
-    monkeypatch.setattr(MNIST, "mirrors", MNIST.mirrors[:1])
-    server.plan = {"first": [answer]}
+    monkeypatch.setattr(datasets, "DOWNLOAD_LARGEST", 1_000_000)
+    server.plan = {"first": [answer], "second": [fail(404)]}
     with pytest.raises(DataError) as caught:
-        mnist.download_mnist(tmp_path)
-    message = str(caught.value)
-    problem = problem.format(
-        packed=f"{len(server.files[f'{IMAGES}.gz']):,}",
-        md5=hash_bytes(tiny[IMAGES]),
-        sent=message.partition("it sent ")[2].partition(" ")[0],
-    )
-    assert message == f"{IMAGES} could not be downloaded ({MNIST.mirrors[0]}: {problem})"
-    assert len(server.asked) == tries
-    assert server.blocks < 3 * 200  # of 64 KB: no more than what fits into the buffers of sockets
-    assert list_names(tmp_path) == [".lock"]
-
-
-def test_both_mirrors_are_named(server: Server, tiny: dict, tmp_path: Path) -> None:
-    server.plan = {"first": [fail(404)], "second": [drop, drop, fail(503)]}
-    with pytest.raises(DataError) as caught:
-        mnist.download_mnist(tmp_path)
-    first, second = MNIST.mirrors
+        read_idx(tmp_path, "FashionMNIST")
+    packed = server.files[IMAGES]
+    problem = problem.format(rest=len(packed) - 100, md5=hash_bytes(packed))
     assert str(caught.value) == (
-        f"{IMAGES} could not be downloaded ({first}: HTTP status 404; {second}: HTTP status 503)"
+        f"{IMAGES} is not in {raw_folder(tmp_path)} and could not be downloaded "
+        f"({server.url}/first/: {problem}; {server.url}/second/: HTTP status 404). "
+        "Try again later, or set data.root to where the data are"
     )
-    assert len(server.asked) == 1 + 3
+    assert [path.split("/")[1] for path in server.asked].count("first") == tries
+    assert server.blocks < 200  # of 64 KB: no more than what fits into the buffers of sockets
+    assert [path.name for path in raw_folder(tmp_path).iterdir()] == [".lock"]
 
 
-def test_a_redirect_is_followed(server: Server, tiny: dict, tmp_path: Path) -> None:
+def test_a_download_that_takes_too_long_is_given_up(
+    server: Server, small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "DOWNLOAD_LIMIT", -1)
+    with pytest.raises(DataError, match="first/: it took more than -1 seconds"):
+        read_idx(tmp_path, "FashionMNIST")
+
+
+def test_a_redirect_is_followed(server: Server, small: dict, tmp_path: Path) -> None:
     server.plan = {"first": [redirect("/elsewhere")], "elsewhere": [redirect(f"{server.url}/at-last")]}
-    mnist.download_mnist(tmp_path)
-    assert [path.split("/")[1] for path in server.asked] == ["first", "elsewhere", "at-last"]
-    assert (mnist.raw_folder(tmp_path) / IMAGES).read_bytes() == tiny[IMAGES]
+    assert_read(tmp_path, small)
+    assert [path.split("/")[1] for path in server.asked] == ["first", "elsewhere", "at-last"] * 4
 
 
-def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def test_a_dead_first_mirror_is_asked_once(server: Server, tiny: dict, tmp_path: Path, monkeypatch) -> None:
-    tried = []
-    connect = socket.create_connection
-    monkeypatch.setattr(
-        socket, "create_connection", lambda place, *rest: tried.append(place[1]) or connect(place, *rest)
-    )
-    dead = closed_port()
-    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{dead}/", f"{server.url}/second/"])
-    monkeypatch.setattr(mnist, "ALL_FILES", (*mnist.FILES["train"], *mnist.FILES["test"]))
-    mnist.download_mnist(tmp_path)
-    assert tried == [dead, *[server.server_port] * 4]
-    assert {name: (mnist.raw_folder(tmp_path) / name).read_bytes() for name in tiny} == tiny
+def test_a_dead_first_mirror_is_asked_once(
+    server: Server, small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as bound:  # and not listening: who connects is refused
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        tried = []
+        connect = socket.socket.connect
+        monkeypatch.setattr(
+            socket.socket, "connect", lambda own, place: tried.append(place[1]) or connect(own, place)
+        )
+        use_mirrors(monkeypatch, f"http://127.0.0.1:{port}/", f"{server.url}/second/")
+        assert_read(tmp_path, small)
+    assert tried == [port, *[server.server_port] * 4]
 
 
 def test_without_network_it_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.time, "sleep", lambda seconds: pauses.append(seconds))
+    pauses: list[float] = []
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    start = time.monotonic()
     with pytest.raises(DataError) as caught:
-        mnist.download_mnist(tmp_path)
-    assert time.monotonic() - start < 1
-    reasons = "; ".join(f"{mirror}: it cannot be reached: Connection refused" for mirror in MNIST.mirrors)
-    assert str(caught.value) == f"{IMAGES} could not be downloaded ({reasons})"
+        read_idx(tmp_path, "FashionMNIST")
+    mirrors = (*torchvision.datasets.FashionMNIST.mirrors, *datasets.MORE_MIRRORS["FashionMNIST"])
+    reasons = "; ".join(f"{mirror}: it cannot be reached: Connection refused" for mirror in mirrors)
+    assert f"could not be downloaded ({reasons})" in str(caught.value)
+    assert pauses == [0]
 
 
-def test_a_name_that_nobody_knows_ends_it_at_once(tmp_path: Path, server: Server, monkeypatch) -> None:
+def test_a_name_that_nobody_knows_ends_it_at_once(
+    server: Server, small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_unknown_name(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
     monkeypatch.setattr(socket, "getaddrinfo", raise_unknown_name)
     with pytest.raises(DataError, match="it cannot be reached: Name or service not known"):
-        mnist.download_mnist(tmp_path)
+        read_idx(tmp_path, "FashionMNIST")
     assert not server.asked
 
 
-def raise_unknown_name(*_: object, **__: object) -> None:
-    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-def test_without_network_the_sample_stands_in_or_the_run_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    data = ImageDataModule(str(tmp_path))
-    data.prepare_data()
-    data.setup()
-    assert data.name == "MNIST sample (5,000)"
-    assert "train-images-idx3-ubyte could not be downloaded" in data.sample_reason
-    strict = ImageDataModule(str(tmp_path), allow_sample=False)
-    with pytest.raises(
-        DataError, match=r"^MNIST is not in .*raw and cannot be downloaded: .*data\.allow_sample=true"
-    ):
-        strict.prepare_data()
-
-
-def test_files_that_came_meanwhile_are_used(server: Server, tiny: dict, tmp_path: Path) -> None:
-    server.plan = {"first": [fail(404)], "second": [fail(404)]}
-    data = ImageDataModule(str(tmp_path), val_size=0)
-    data.prepare_data()
-    assert "HTTP status 404" in data.sample_reason
-    for name, content in tiny.items():
-        (mnist.raw_folder(tmp_path) / name).write_bytes(content)
-    data.setup()
-    assert (data.name, data.sample_reason) == ("MNIST", "")
-
-
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "MNIST").write_text("")
-    with pytest.raises(
-        DataError, match=rf"^MNIST cannot be stored in {tmp_path}/MNIST/raw: .*Not a directory"
-    ):
-        mnist.download_mnist(tmp_path)
+    (tmp_path / "FashionMNIST").write_text("")
+    with pytest.raises(DataError) as caught:
+        read_idx(tmp_path, "FashionMNIST")
+    folder = tmp_path / "FashionMNIST" / "raw"
+    assert str(caught.value).startswith(f"{folder} cannot take what is to be downloaded: ")
+    assert os.strerror(errno.ENOTDIR) in str(caught.value)
 
 
-def test_what_a_killed_process_left_is_replaced(server: Server, tiny: dict, tmp_path: Path) -> None:
-    folder = mnist.raw_folder(tmp_path)
-    folder.mkdir(parents=True)
-    (folder / f".{IMAGES}.part").write_bytes(b"half")
-    assert not mnist.is_complete(tmp_path)
-    mnist.download_mnist(tmp_path)
-    assert list_names(tmp_path) == [".lock", IMAGES]
+def test_a_full_disk_leaves_nothing(server: Server, small: dict, tmp_path: Path) -> None:
+    (raw_folder(tmp_path) / f".{IMAGES}.part").symlink_to("/dev/full")
+    with pytest.raises(DataError, match=r"cannot take what is to be downloaded: .*No space left on device"):
+        read_idx(tmp_path, "FashionMNIST")
+    assert [path.name for path in raw_folder(tmp_path).iterdir()] == [".lock"]
+    assert len(server.asked) == 1
 
 
-def test_a_full_disk_leaves_nothing(server: Server, tiny: dict, tmp_path: Path, monkeypatch) -> None:
-    def write_half(path: Path, content: bytes) -> None:
-        path.open("wb").close()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(DataError, match=r"cannot be stored in .*No space left on device"):
-        mnist.download_mnist(tmp_path)
-    assert list_names(tmp_path) == [".lock"]
-
-
-@pytest.fixture
-def hashed(tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
-    """Reads the small files that lie, a minute old, below `tmp_path`; gives how many were hashed."""
-    folder = mnist.raw_folder(tmp_path)
-    folder.mkdir(parents=True)
-    for name, content in tiny.items():
-        (folder / name).write_bytes(content)
-        set_age(folder / name, 60)
-    count = []
-    compute = hashlib.md5
-    monkeypatch.setattr(hashlib, "md5", lambda *args, **rest: count.append(1) or compute(*args, **rest))
-
-    def read() -> int:
-        count.clear()
-        mnist.read_mnist.cache_clear()
-        splits = mnist.read_mnist(tmp_path)
-        assert splits["train"].images.tobytes() == tiny[IMAGES][16:]
-        return len(count)
-
-    yield read
-    mnist.read_mnist.cache_clear()
+def fetch(root: Path, mirrors: list[str], resources: list, results: Any, start: Any = None) -> None:
+    """What a process of its own does: download what `mirrors` have, and count the training images."""
+    for name in ("http_proxy", "https_proxy"):
+        os.environ.pop(name, None)
+    torchvision.datasets.FashionMNIST.mirrors = mirrors
+    torchvision.datasets.FashionMNIST.resources = resources
+    if start:
+        start.wait()
+    results.put(len(read_idx(root, "FashionMNIST")["train"].labels))
 
 
-def set_age(path: Path, seconds: float) -> None:
-    moment = time.time_ns() - int(seconds * 1e9)
-    os.utime(path, ns=(moment, moment))
+def test_a_killed_process_leaves_no_half_file(server: Server, small: dict, tmp_path: Path) -> None:
+    own, results, reached = torchvision.datasets.FashionMNIST, CONTEXT.SimpleQueue(), threading.Event()
+
+    def stall_and_tell(request: Request, body: bytes) -> None:
+        reached.set()
+        stall(request, body)
+
+    server.plan = {"first": [stall_and_tell, serve]}
+    process = CONTEXT.Process(target=fetch, args=(tmp_path, own.mirrors, own.resources, results))
+    process.start()
+    assert reached.wait(60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert {path.name for path in raw_folder(tmp_path).iterdir()} <= {".lock", f".{IMAGES}.part"}
+    assert_read(tmp_path, small)
+    assert {path.name for path in raw_folder(tmp_path).iterdir()} == {".lock", *NAMES}
 
 
-def test_files_are_hashed_once(hashed: Callable[[], int], tmp_path: Path) -> None:
-    assert [hashed(), hashed(), hashed()] == [4, 0, 0]
-    set_age(mnist.raw_folder(tmp_path) / "t10k-labels-idx1-ubyte", 30)
-    assert [hashed(), hashed()] == [1, 0]
-
-
-def test_a_file_that_changed_since_does_not_pass(hashed: Callable[[], int], tmp_path: Path) -> None:
-    hashed()
-    path = mnist.raw_folder(tmp_path) / IMAGES
-    path.write_bytes(path.read_bytes()[::-1])
-    with pytest.raises(DataError, match="is damaged: its content is not MNIST's"):
-        hashed()
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="is damaged: it has 1,583 bytes instead of 1,584"):
-        hashed()
-
-
-def test_a_file_of_this_moment_is_not_trusted_yet(hashed: Callable[[], int], tmp_path: Path) -> None:
-    set_age(mnist.raw_folder(tmp_path) / IMAGES, -60)
-    assert [hashed(), hashed()] == [4, 1]
-
-
-@pytest.mark.parametrize("content", ["", "[1, 2", "[]", "null", '{"train-images-idx3-ubyte": 3}', "\udcff"])
-def test_a_broken_record_is_none(hashed: Callable[[], int], tmp_path: Path, content: str) -> None:
-    record = mnist.raw_folder(tmp_path) / mnist.CHECKED_FILE
-    record.write_text(content, errors="surrogateescape")
-    assert [hashed(), hashed()] == [4, 0]
-
-
-def test_where_no_record_can_be_written_files_are_hashed_each_time(
-    hashed: Callable[[], int], tmp_path: Path
-) -> None:
-    (mnist.raw_folder(tmp_path) / mnist.CHECKED_FILE).mkdir()  # also root cannot write this
-    assert [hashed(), hashed()] == [4, 4]
-
-
-@pytest.fixture(scope="session")
-def packed() -> dict[str, bytes]:
-    """MNIST's files as mirrors have them."""
-    folder = mnist.raw_folder(MNIST_ROOT)
-    return {
-        f"{file.name}.gz": gzip.compress((folder / file.name).read_bytes(), 1) for file in mnist.ALL_FILES
-    }
-
-
-# What a run does, but for torch and Lightning, whose import takes seconds.
-FETCH = """
-import sys
-from cnn_lab import datasets as mnist
-assert not mnist.is_complete(sys.argv[1])
-print("ready", flush=True)
-input()
-mnist.download_mnist(sys.argv[1])
-print(len(mnist.read_mnist(sys.argv[1])["train"].labels), "torch" in sys.modules)
-"""
-
-
-@needs_mnist
-def test_eight_processes_with_nothing_to_train_on_download_once(
-    server: Server, packed: dict, tmp_path: Path
-) -> None:
-    root = tmp_path / "data"
-    options = {
-        "env": {**os.environ, **ENVIRONMENT, "http_proxy": server.url},
-        "stdin": subprocess.PIPE,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-    }
-    arguments = ["trainer=debug", "trainer.accelerator=cpu", f"data.root={root}", f"output_dir={tmp_path}"]
-    train = [sys.executable, str(PROJECT / "scripts" / "train.py"), *arguments]
-    run = subprocess.Popen(train, **options)
-    others = [subprocess.Popen([sys.executable, "-c", FETCH, str(root)], **options) for _ in range(7)]
-    for process in others:
-        assert process.stdout.readline() == "ready\n"
-
-    def start_others_and_drop(request: Request, body: bytes) -> None:
-        for process in others:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        drop(request, body)
-
-    server.files = packed
-    server.plan = {"mnist": [start_others_and_drop, serve]}  # torchvision's mirror by http
-    output, errors = run.communicate(timeout=60)
-    assert run.returncode == 0, output + errors
-    result = read_result(only_run(tmp_path))
-    assert (result["status"], result["dataset"]["name"]) == ("completed", "MNIST")
-    assert [process.communicate(timeout=30) for process in others] == [("60000 False\n", "")] * 7
-    assert [path.rpartition("/")[2] for path in server.asked] == [next(iter(packed)), *packed]
-    names = {file.name for file in mnist.ALL_FILES}
-    assert set(list_names(root)) - {mnist.CHECKED_FILE} == {".lock", *names}
+def test_eight_processes_at_once_download_once(server: Server, small: dict, tmp_path: Path) -> None:
+    server.plan = {"first": [drop, serve]}
+    own, results, start = torchvision.datasets.FashionMNIST, CONTEXT.SimpleQueue(), CONTEXT.Barrier(8)
+    arguments = (tmp_path, own.mirrors, own.resources, results, start)
+    processes = [CONTEXT.Process(target=fetch, args=arguments) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert [results.get() for _ in processes] == [30] * 8
+    assert [path.rpartition("/")[2] for path in server.asked] == [IMAGES, *NAMES]
+    assert {path.name for path in raw_folder(tmp_path).iterdir()} == {".lock", *NAMES}
