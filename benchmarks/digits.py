@@ -103,7 +103,8 @@ def main() -> None:
 
 def guess_of(trained: Trained, picture: Image.Image) -> int:
     """The digit, or -1 for unsure."""
-    return int(predict(trained, [find_digit(picture)])[0].guess or -1)
+    digit = find_digit(picture, trained.require_gray("this benchmark"))
+    return int(predict(trained, [digit])[0].guess or -1)
 
 
 def keep_wrong(guesses: list, folder: Path, condition: str) -> None:
@@ -119,9 +120,7 @@ def keep_wrong(guesses: list, folder: Path, condition: str) -> None:
 def fonts() -> Iterator[tuple[int, Pen]]:
     """Each digit in each of Matplotlib's fonts."""
     for font in FONTS:
-        name = str(
-            Path(get_data_path(), "fonts", "ttf", f"DejaVu{font}.ttf".replace("DejaVuSans.", "DejaVuSans."))
-        )
+        name = str(Path(get_data_path(), "fonts", "ttf", f"DejaVu{font}.ttf"))
         for digit in range(10):
             yield digit, make_font_pen(name, digit)
 

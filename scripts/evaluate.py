@@ -37,13 +37,17 @@ def main() -> None:
 
 def format_confusion(result: dict[str, Any]) -> Table:
     """A row for each true class: its accuracy, then how often each class was the answer."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("true", justify="right", style="bold")
+    from cnn_lab.pictures.sheets import number_classes
+
+    names, heads = number_classes(result["classes"])
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("true", justify="left" if names != heads else "right", style="bold", no_wrap=True)
     table.add_column("accuracy", justify="right")
-    for guess in range(len(result["confusion"])):
-        table.add_column(f"as {guess}", justify="right")
-    for label, (accuracy, row) in enumerate(zip(result["class_accuracy"], result["confusion"], strict=True)):
-        table.add_row(str(label), f"{accuracy:.2%}", *(str(count) if count else "." for count in row))
+    for head in heads:
+        table.add_column(f"as {head}", justify="right", no_wrap=True)
+    for name, accuracy, row in zip(names, result["class_accuracy"], result["confusion"], strict=True):
+        share = "" if accuracy is None else f"{accuracy:.2%}"
+        table.add_row(name, share, *(str(count) if count else "." for count in row))
     return table
 
 

@@ -23,15 +23,13 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
-    from cnn_lab.explain.story import explain
+    from cnn_lab.explain.explain import explain
     from cnn_lab.runs.trained import load_trained
     from cnn_lab.terminal.screen import Screen, shorten
 
     folder = arguments.output or run_dir
     page, story = explain(load_trained(checkpoint), run_dir, folder, arguments.image, arguments.index)
     screen = Screen()
-    if story.example.note:
-        screen.show(story.example.note)
     probability = story.probabilities[story.guess]
     screen.show(f"{story.example.source}: {story.answer} ({probability:.2%}){story.truth}")
     screen.show(f"Page: {shorten(page)}")

@@ -26,7 +26,8 @@ def main() -> None:
     from cnn_lab.terminal.screen import Screen, shorten
     from cnn_lab.use.prediction import SHOWN, draw_predictions, predict, read_pictures
 
-    predictions = predict(load_trained(checkpoint), read_pictures(arguments.images))
+    trained = load_trained(checkpoint)
+    predictions = predict(trained, read_pictures(arguments.images, trained.require_gray("predict.py")))
     if arguments.show:
         draw_predictions(predictions, arguments.show)
     if arguments.json:

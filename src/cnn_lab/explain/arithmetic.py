@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
-from cnn_lab.model import ACTIVATIONS, CNN
+from cnn_lab.model import CNN
 from cnn_lab.shapes import POOL_SIZE
 
 
@@ -72,8 +72,7 @@ def run_layer(layer: nn.Module, values: np.ndarray) -> np.ndarray:
             return values.reshape(-1)
         case nn.Linear():
             return linear(values, to_array(layer.weight), to_array(layer.bias))
-    (name,) = (name for name, kind in ACTIVATIONS.items() if type(layer) is kind)
-    return ACTIVATE[name](values)
+    return ACTIVATE[type(layer).__name__](values)
 
 
 def to_array(tensor: Tensor | None) -> np.ndarray:
@@ -194,10 +193,10 @@ def silu(values: np.ndarray) -> np.ndarray:
 _erf = np.vectorize(math.erf, otypes=[float])
 
 ACTIVATE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "relu": relu,
-    "leaky_relu": leaky_relu,
-    "elu": elu,
-    "gelu": gelu,
-    "silu": silu,
-    "tanh": np.tanh,
+    "ReLU": relu,
+    "LeakyReLU": leaky_relu,
+    "ELU": elu,
+    "GELU": gelu,
+    "SiLU": silu,
+    "Tanh": np.tanh,
 }

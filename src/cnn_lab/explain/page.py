@@ -4,32 +4,32 @@ import base64
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from cnn_lab.explain import arithmetic
 from cnn_lab.explain import drawings as drawn
-from cnn_lab.explain.drawings import MINUS, TIMES, number
+from cnn_lab.explain.numbers import TIMES, count, number, percent, small, write_formula, write_shape
+from cnn_lab.explain.story import BY_HAND, MOVED, Story
+from cnn_lab.pictures.digits import DIGIT_SHARE
 from cnn_lab.pictures.style import BLUE, ORANGE
-
-if TYPE_CHECKING:
-    from cnn_lab.explain.story import Story
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MARKER = re.compile(r"\{\{([#^])([^{}]+)\}\}(.*?)\{\{/\2\}\}|\{\{(&?)([^{}:]+):?([^{}]*)\}\}", re.DOTALL)
 WORDS = {nn.LeakyReLU: "leaky ReLU", nn.Tanh: "tanh", nn.BatchNorm2d: "batch norm"}
 
 
-def fill_page(story: "Story", pictures: Mapping[str, bytes]) -> str:
-    """The template's page about this digit."""
+def fill_page(story: Story, pictures: Mapping[str, bytes], folder: str) -> str:
+    """The template's page about this digit, whose pictures also lie as files in `folder` beside it."""
     embedded = {name: embed(name, content) for name, content in pictures.items()}
     values = {
         "story": story,
+        "folder": folder,
         "total": count_parameters(story.net),
         "probability": percent(story.probabilities[story.guess], "more than"),
         "difference": small(story.difference),
@@ -66,15 +66,19 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
     return MARKER.sub(replace, template)
 
 
-def tell_image(story: "Story") -> dict[str, Any]:
+def tell_image(story: Story) -> dict[str, Any]:
     pixels, data, k = story.example.pixels, story.trained.data, len(story.trained.classes)
     black, white = arithmetic.normalise(np.array([0, 255]), data.mean, data.std)
-    moved, side = drawn.move(pixels)
+    moved, side = story.example.moved
     image = arithmetic.normalise(moved, data.mean, data.std)[None]
     shares = arithmetic.softmax(arithmetic.run_network(story.net, image)[-1].output)
     guess = int(shares.argmax())
     return {
         "given": draw_given(story),
+        "n": len(pixels),
+        "size": pixels.size,
+        "box": round(DIGIT_SHARE * len(pixels)),
+        "moved": MOVED,
         "black": number(black),
         "white": number(white),
         "gray": 255 * data.mean,
@@ -88,7 +92,7 @@ def tell_image(story: "Story") -> dict[str, Any]:
     }
 
 
-def draw_given(story: "Story") -> str:
+def draw_given(story: Story) -> str:
     """The picture that was given, if one was."""
     if not story.example.given:
         return ""
@@ -97,7 +101,7 @@ def draw_given(story: "Story") -> str:
     return embed("given.png", drawn.to_png(picture))
 
 
-def tell_kernels(story: "Story") -> dict[str, Any]:
+def tell_kernels(story: Story) -> dict[str, Any]:
     conv, f = story.first, story.first.kernel_size[0]
     second = story.net.blocks[1].conv if len(story.net.blocks) > 1 else conv
     slices, f2 = second.in_channels, second.kernel_size[0]
@@ -116,7 +120,7 @@ def tell_kernels(story: "Story") -> dict[str, Any]:
     }
 
 
-def tell_pooling(story: "Story") -> dict[str, Any]:
+def tell_pooling(story: Story) -> dict[str, Any]:
     pools = [pool_word(block) for block in story.net.blocks]
     kinds = [step.kind for step in story.steps]
     if not any(pools):
@@ -137,7 +141,7 @@ def pool_word(block: nn.Module) -> str:
     return "" if pool is None else f"the {describe_layer(pool).split()[0]}"
 
 
-def tell_layers(story: "Story") -> dict[str, Any]:
+def tell_layers(story: Story) -> dict[str, Any]:
     """Rows of the table of convolutions, remarks below it, and rows of the table of all layers."""
     convolutions, n = [], story.image.shape[1]
     for index, block in enumerate(story.net.blocks, 1):
@@ -146,7 +150,7 @@ def tell_layers(story: "Story") -> dict[str, Any]:
         p, parameters = (before + after) / 2, f"{count_parameters(conv):,}"
         convolutions.append({
             "name": f"block {index}", "n": n, "p": p, "f": f, "s": s, "before": before, "after": after,
-            "formula": drawn.write_formula(n, f, p, s),
+            "formula": write_formula(n, f, p, s),
             "output": write_shape(steps[0].output.shape),
             "weights": f"{conv.out_channels} · ({conv.in_channels} · {f} · {f} + 1) = {parameters}",
         })  # fmt: skip
@@ -156,7 +160,7 @@ def tell_layers(story: "Story") -> dict[str, Any]:
     return {"convolutions": convolutions, "uneven": [uneven[p] for p in sorted(uneven)], "layers": layers}
 
 
-def tell_blocks(story: "Story", pictures: Mapping[str, str]) -> list[dict[str, Any]]:
+def tell_blocks(story: Story, pictures: Mapping[str, str]) -> list[dict[str, Any]]:
     blocks, shape = [], story.image.shape
     for index, block in enumerate(story.net.blocks, 1):
         maps = story.block_steps(index)[-1].output
@@ -188,7 +192,7 @@ def describe_layer(layer: nn.Module) -> str:
     return WORDS.get(type(layer), type(layer).__name__)
 
 
-def tell_linear(story: "Story") -> dict[str, Any]:
+def tell_linear(story: Story) -> dict[str, Any]:
     (_, flat), *rows = story.linear_rows
     layers, inputs, total = [], flat.size, count_parameters(story.net)
     for name, values in rows:
@@ -208,7 +212,7 @@ def tell_linear(story: "Story") -> dict[str, Any]:
     return {"last_maps": last_maps, "flat": flat.size, "flat_on": (flat > 0).sum(), "linear": layers}
 
 
-def tell_softmax(story: "Story") -> dict[str, Any]:
+def tell_softmax(story: Story) -> dict[str, Any]:
     logits, shares, classes = story.logits, story.probabilities, story.trained.classes
     powers = np.exp(logits - logits.max())
     bars = [
@@ -238,13 +242,13 @@ def tell_softmax(story: "Story") -> dict[str, Any]:
     }
 
 
-def collect_data(story: "Story") -> dict[str, Any]:
+def collect_data(story: Story) -> dict[str, Any]:
     """What the page's own script computes with."""
     weights, biases = arithmetic.to_array(story.first.weight)[:, 0], arithmetic.to_array(story.first.bias)
     kernels = [
         (f"learned {index + 1}", weights[index], biases[index]) for index in story.order[: drawn.MAPS_SHOWN]
     ]
-    kernels += [(f"{name}, by hand", kernel, 0) for name, kernel in drawn.BY_HAND.items()]
+    kernels += [(f"{name}, by hand", kernel, 0) for name, kernel in BY_HAND.items()]
     own, other = story.slides
     name, values, patch = story.pooled
     return {
@@ -267,29 +271,6 @@ def count_parameters(layer: nn.Module) -> int:
     return sum(parameter.numel() for parameter in layer.parameters())
 
 
-def count(size: int, word: str) -> str:
-    return f"{size} {word}{'s' if size > 1 else ''}"
-
-
-def write_shape(shape: Sequence[int]) -> str:
-    return f" {TIMES} ".join(f"{size:,}" for size in shape)
-
-
 def embed(name: str, content: bytes) -> str:
     """A file as an address that holds its content."""
     return f"data:image/{Path(name).suffix[1:]};base64,{base64.b64encode(content).decode()}"
-
-
-def small(value: float) -> str:
-    """A number of at least 0, which may be very small, as HTML."""
-    if value >= 0.001 or value == 0:
-        return f"{value:.4f}"
-    digits, _, exponent = f"{value:.1e}".partition("e")
-    return f"{digits} · 10<sup>{MINUS}{abs(int(exponent))}</sup>"
-
-
-def percent(share: float, more: str = ">") -> str:
-    """A probability, which is never said to be all or nothing."""
-    if share >= 0.99995:
-        return f"{more} 99.99 %"
-    return "< 0.01 %" if share < 0.00005 else f"{100 * share:.2f} %"

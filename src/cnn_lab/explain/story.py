@@ -1,13 +1,11 @@
-"""explain.html: what a trained CNN does with one digit, from its pixels to the probabilities.
+"""What explain.html tells: a trained CNN at work on one digit, from its pixels to the probabilities.
 
 Every number about the network comes from `cnn_lab.explain.arithmetic`; PyTorch's own logits only check them.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +13,19 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from torch import nn
 
-from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.errors import CnnLabError
 from cnn_lab.explain import arithmetic
-from cnn_lab.explain.drawings import PATCH, Slide, draw_pictures
-from cnn_lab.explain.page import fill_page
 from cnn_lab.model import CNN
-from cnn_lab.pictures.digits import read_digit
-from cnn_lab.runs.record import replace_file
 from cnn_lab.runs.trained import Trained
 from cnn_lab.shapes import POOL_SIZE
 
-PAGE, PICTURES = "explain.html", "explain"
-VARYING = re.compile(r"6-channels\.png|8-block-\d+\.png")  # pictures that not every network has
+MOVED = 3  # pixels
+PATCH = 4  # pixels of the side of what is pooled with numbers
 LARGEST_DIFFERENCE = 1e-3  # between the logits of the page and of the network
+BY_HAND = {
+    "edge": np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=float),
+    "blur": np.full((3, 3), 1 / 9),
+}
 
 
 @dataclass
@@ -35,18 +33,40 @@ class Example:
     """A digit to explain.
 
     Attributes:
-        pixels: (28, 28), uint8.
+        pixels: (side, side), uint8, gray.
         source: what it is, in words.
         label: None where it is not known.
         given: the picture that `pixels` were made from, if they were.
-        note: why it is another one than was asked for.
     """
 
     pixels: np.ndarray
     source: str
     label: int | None = None
     given: Image.Image | None = None
-    note: str = ""
+
+    @property
+    def moved(self) -> tuple[np.ndarray, str]:
+        """The digit `MOVED` pixels further to the side that has more room, and that side."""
+        used = np.flatnonzero(self.pixels.any(axis=0))
+        if len(used) and used[0] > self.pixels.shape[1] - 1 - used[-1]:
+            return np.pad(self.pixels[:, MOVED:], ((0, 0), (0, MOVED))), "left"
+        return np.pad(self.pixels[:, :-MOVED], ((0, 0), (MOVED, 0))), "right"
+
+
+class Slide(NamedTuple):
+    """A kernel on its way over an image: (h, w), (f, f), and the (before, after) of the padding."""
+
+    title: str
+    image: np.ndarray
+    kernel: np.ndarray
+    bias: float = 0
+    stride: int = 1
+    padding: tuple[int, int] = (0, 0)
+
+    @property
+    def output(self) -> np.ndarray:
+        image, kernels, bias = self.image[None], self.kernel[None, None], np.array([self.bias])
+        return arithmetic.conv2d(image, kernels, bias, self.stride, self.padding)[0]
 
 
 @dataclass
@@ -55,7 +75,7 @@ class Story:
 
     Attributes:
         run: the run's name.
-        image: (1, 28, 28), as the network takes it.
+        image: (1, side, side), as the network takes it.
         difference: the largest between a logit of `steps` and PyTorch's.
     """
 
@@ -144,59 +164,6 @@ class Story:
         return [step for step in self.steps if step.name.startswith(f"block {number} ")]
 
 
-def explain(
-    trained: Trained, run: Path, folder: Path, image: Path | None = None, index: int | None = None
-) -> tuple[Path, Story]:
-    """Write `folder`/explain.html and its pictures in `folder`/explain.
-
-    Args:
-        run: directory that the network comes from, which the page names.
-        image: file with a picture of a digit.
-        index: of a test image of the run's data, where no file is given.
-
-    Raises:
-        ConfigError: when the network is no CNN, the picture has no digit or there is no such test image.
-        CnnLabError: when the page's arithmetic and PyTorch differ, or the folder cannot be written.
-    """
-    trained.require_cnn("explain.py")
-    example = read_own_image(image) if image else find_test_image(trained, index or 0)
-    story = tell_story(trained, run.resolve().name, example)
-    pictures = draw_pictures(story)
-    write_page(folder, fill_page(story, pictures), pictures)
-    return folder / PAGE, story
-
-
-def read_own_image(path: Path) -> Example:
-    """Read a picture of a digit.
-
-    Raises:
-        ConfigError: for a file that is no picture, and a picture without a digit.
-    """
-    digit = read_digit(path)
-    if digit.problem:
-        raise ConfigError(f"--image {path}: {digit.problem}; give a picture of one digit")
-    return Example(digit.pixels, f"the picture {path.name}", given=digit.given)
-
-
-def find_test_image(trained: Trained, index: int) -> Example:
-    """A test image of the run's data; of the embedded sample where MNIST is not on this machine.
-
-    Raises:
-        ConfigError: when there is no such image.
-        DataError: when a file of the data is damaged.
-    """
-    data = trained.load_data(allow_sample=True)
-    images, labels = (torch.cat(parts).numpy() for parts in zip(*data.test_dataloader(), strict=True))
-    name = "the embedded sample of MNIST" if data.root is None or data.sample_reason else "MNIST"
-    if not 0 <= index < len(labels):
-        raise ConfigError(
-            f"--index {index} is out of range: {name} has {len(labels):,} test images, 0 to {len(labels) - 1}"
-        )
-    note = f"MNIST cannot be had here, so this is another image: {data.sample_reason}"
-    source = f"test image {index} of {name}"
-    return Example(images[index, 0], source, int(labels[index]), note=note if data.sample_reason else "")
-
-
 def tell_story(trained: Trained, run: str, example: Example) -> Story:
     """Run the network on the page's own arithmetic, and check it.
 
@@ -207,7 +174,7 @@ def tell_story(trained: Trained, run: str, example: Example) -> Story:
     image = arithmetic.normalise(example.pixels, trained.data.mean, trained.data.std)[None]
     steps = arithmetic.run_network(net, image)
     with torch.inference_mode():
-        expected = net(trained.normalise(example.pixels[None]))[0].double().numpy()
+        expected = net(trained.normalise(example.pixels[None, None]))[0].double().numpy()
     difference = float(np.abs(steps[-1].output - expected).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise CnnLabError(
@@ -215,26 +182,3 @@ def tell_story(trained: Trained, run: str, example: Example) -> Story:
             f"and at most {LARGEST_DIFFERENCE:g} is allowed: no page was written"
         )
     return Story(trained, net, run, example, image, steps, difference)
-
-
-def write_page(folder: Path, page: str, pictures: Mapping[str, bytes]) -> None:
-    """Write the pictures, then the page, each seen whole by whoever reads: the old one or the new one.
-
-    Pictures of an earlier page that this network does not have are removed.
-
-    Raises:
-        CnnLabError: when the folder cannot be written.
-    """
-    files = folder / PICTURES
-    try:
-        files.mkdir(parents=True, exist_ok=True)
-        for name, content in pictures.items():
-            aside = files / f".{name}.new"
-            aside.write_bytes(content)
-            aside.replace(files / name)
-        replace_file(folder / PAGE, page)
-        for path in files.iterdir():
-            if VARYING.fullmatch(path.name) and path.name not in pictures:
-                path.unlink()
-    except OSError as error:
-        raise CnnLabError(f"{folder} cannot be written: {error.strerror}; give another --output") from error

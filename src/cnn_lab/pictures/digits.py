@@ -1,7 +1,7 @@
-"""Pictures of any kind, brought to MNIST's convention: a light digit in the middle of a dark 28 x 28 image.
+"""Pictures of any kind, brought to the convention of MNIST: a light digit in the middle of a dark square.
 
-The last steps are those of MNIST itself (http://yann.lecun.com/exdb/mnist): the digit scaled into 20 x 20
-pixels with its proportions, and moved so that its centre of mass is the image's centre.
+The last steps are those of MNIST itself (http://yann.lecun.com/exdb/mnist): the digit scaled with its
+proportions to 5/7 of the square's side, and moved so that its centre of mass is the square's centre.
 """
 
 import errno
@@ -18,7 +18,7 @@ from scipy import ndimage
 from cnn_lab.errors import ConfigError, printable
 
 SURE = 0.5  # the least probability of a guess; less is unsure
-SIDE, BOX = 28, 20  # pixels of an image, and of the digit in it
+DIGIT_SHARE = 5 / 7  # a digit's longer side, of the square's
 LARGEST = 100_000_000  # pixels of a picture that is read
 LARGEST_FILE = 100_000_000  # bytes
 # Others that Pillow knows are not read: some start programs (EPS), and few have seen as much use.
@@ -39,7 +39,7 @@ class Digit:
     Attributes:
         name: of the file.
         given: the picture in gray, at most 400 pixels a side.
-        pixels: (28, 28), uint8, light on dark; all zero where no digit was found.
+        pixels: (side, side), uint8, light on dark; all zero where no digit was found.
         problem: why there is no digit, in words; empty where there is one.
     """
 
@@ -49,8 +49,11 @@ class Digit:
     problem: str = ""
 
 
-def read_digit(source: str | Path | IO[bytes], name: str = "") -> Digit:
+def read_digit(source: str | Path | IO[bytes], side: int, name: str = "") -> Digit:
     """Read a picture of a digit from a file of one of `FORMATS`.
+
+    Args:
+        side: pixels of the square that the digit is brought into.
 
     Raises:
         ConfigError: naming a file that cannot be read, is no picture, is damaged or has too many pixels.
@@ -74,7 +77,7 @@ def read_digit(source: str | Path | IO[bytes], name: str = "") -> Digit:
                     f"{LARGEST:,} in all are read: give a smaller picture"
                 )
             picture.load()
-            return find_digit(ImageOps.exif_transpose(_reduce(picture)), name)
+            return find_digit(ImageOps.exif_transpose(_reduce(picture)), side, name)
     except UnidentifiedImageError as error:
         raise ConfigError(f"{name} is not a picture: give a PNG or JPEG file, for example") from error
     except ConfigError:
@@ -104,11 +107,15 @@ def _reduce(picture: Image.Image) -> Image.Image:
     return picture.convert("RGBA" if picture.has_transparency_data else "I").reduce(factor)
 
 
-def find_digit(picture: Image.Image, name: str = "") -> Digit:
-    """Find the digit in an opened picture: dark on light or light on dark, of any size, anywhere in it."""
+def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
+    """Find the digit in an opened picture: dark on light or light on dark, of any size, anywhere in it.
+
+    Args:
+        side: pixels of the square that the digit is brought into.
+    """
     gray = _to_gray(picture)
     gray.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    digit = Digit(name, gray, np.zeros((SIDE, SIDE), np.uint8))
+    digit = Digit(name, gray, np.zeros((side, side), np.uint8))
     ink = _find_ink(np.asarray(gray, dtype=np.float32) / 255)
     strong = ink > _find_threshold(ink)
     if strong.all() or not strong.any() or ink[strong].mean() - ink[~strong].mean() < LEAST_CONTRAST:
@@ -127,7 +134,7 @@ def find_digit(picture: Image.Image, name: str = "") -> Digit:
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     near = ndimage.binary_dilation(kept, iterations=2)  # the soft edges of the strokes
     strength = np.where(near, ink, 0) / np.percentile(ink[kept], 75)
-    digit.pixels = _place(_thicken(strength[box].clip(0, 1), width))
+    digit.pixels = _place(_thicken(strength[box].clip(0, 1), width), side)
     return digit
 
 
@@ -209,20 +216,20 @@ def _thicken(strength: np.ndarray, width: float) -> np.ndarray:
     return ndimage.grey_dilation(np.pad(strength, missing), footprint=x**2 + y**2 <= 1)
 
 
-def _place(strength: np.ndarray) -> np.ndarray:
-    """MNIST's own recipe: into 20 x 20 pixels, then the centre of mass into the middle of 28 x 28."""
-    factor = BOX / max(strength.shape)
-    size = [max(1, round(side * factor)) for side in strength.shape[::-1]]
+def _place(strength: np.ndarray, side: int) -> np.ndarray:
+    """MNIST's own recipe: to its share of the square, then the centre of mass into the square's middle."""
+    factor = round(DIGIT_SHARE * side) / max(strength.shape)
+    size = [max(1, round(length * factor)) for length in strength.shape[::-1]]
     small = np.asarray(
         Image.fromarray(strength.astype(np.float32)).resize(
             size, Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
         )
     )
-    canvas = np.zeros((SIDE, SIDE), np.float32)
+    canvas = np.zeros((side, side), np.float32)
     middle = ndimage.center_of_mass(small)
     top, left = (
-        int(np.clip(round(SIDE / 2 - centre), 0, SIDE - side))
-        for centre, side in zip(middle, small.shape, strict=True)
+        int(np.clip(round(side / 2 - centre), 0, side - length))
+        for centre, length in zip(middle, small.shape, strict=True)
     )
     canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
     return (canvas / max(canvas.max(), 1e-9) * 255).clip(0, 255).round().astype(np.uint8)

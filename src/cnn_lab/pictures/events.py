@@ -1,14 +1,16 @@
 """What TensorBoard shows of a run."""
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from rich.table import Table
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import nn
 from torch.utils.tensorboard.summary import hparams
+
+from cnn_lab.terminal.screen import format_layers
 
 BLOCKS_COMPARED = 4
 
@@ -26,7 +28,7 @@ class EventLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger, writing into the run's directory itself.
 
     Besides what the LightningModule logs: loss and accuracy by epoch, charts that compare splits, the config,
-    the network's graph, and for HPARAMS the settings with the run's final metrics.
+    the layer table, and for HPARAMS the settings with the run's final metrics.
     """
 
     def __init__(self, run_dir: Any, first_step: int | None = None) -> None:
@@ -47,17 +49,13 @@ class EventLogger(TensorBoardLogger):
         """Write out what is buffered; no hparams.yaml, since config.yaml holds the settings."""
         self.experiment.flush()
 
-    def log_start(self, config: Mapping[str, Any], net: nn.Module, images: Tensor) -> None:
-        """Write what is known before training: `images`, a batch, traces the graph of `net`."""
+    def log_start(self, config: Mapping[str, Any], net: nn.Module, images: Any = None) -> None:
+        """Write what is known before training: the config, and the layers of a network that lists them."""
         writer = self.experiment
         writer.add_custom_scalars(CHARTS)
-        writer.add_text("config", _as_markdown(config))
-        mode = net.training
-        net.eval()
-        with torch.random.fork_rng(devices=[]):
-            writer.add_graph(net, images)
-        _forget_trace()
-        net.train(mode)
+        writer.add_text("config", _as_code(config))
+        if hasattr(net, "layers"):
+            writer.add_text("layers", _as_markdown(format_layers(net.layers)))  # type: ignore[arg-type]
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         """Write a row of metrics.csv: what Lightning has not written, and the metrics by epoch."""
@@ -69,10 +67,23 @@ class EventLogger(TensorBoardLogger):
                 writer.add_scalar(f"by_epoch/{name}", value, row["epoch"])
         self.save()
 
-    def log_result(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Write the run's row of HPARAMS: the same columns for every run."""
+    def log_result(
+        self, settings: Mapping[str, Any], metrics: Mapping[str, float], overrides: Sequence[str] = ()
+    ) -> None:
+        """Write the run's row of HPARAMS: the same columns for every run.
+
+        TensorBoard puts the settings first that are said to differ, and shows five: those that `overrides`,
+        which were typed, name.
+        """
         writer = self.experiment
-        for summary in hparams(dict(settings), {f"final/{name}": value for name, value in metrics.items()}):
+        columns, *row = hparams(dict(settings), {f"final/{name}": value for name, value in metrics.items()})
+        typed = {override.partition("=")[0].rpartition(".")[2] for override in overrides}
+        plugin = columns.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        for setting in content.experiment.hparam_infos:
+            setting.differs = setting.name.partition(".")[0] in typed
+        plugin.content = content.SerializeToString()
+        for summary in (columns, *row):
             writer.file_writer.add_summary(summary)
         for name, value in metrics.items():
             writer.add_scalar(f"final/{name}", value, 0)
@@ -108,14 +119,6 @@ def flatten_settings(config: Mapping[str, Any], parameters: int) -> dict[str, An
     return {name: value if isinstance(value, plain) else str(value) for name, value in settings.items()}
 
 
-def _forget_trace() -> None:
-    """PyTorch keeps what it has traced as long as the process lives, which is 2 MB a run."""
-    with contextlib.suppress(AttributeError):  # the names are its own, and a later release may have others
-        torch._C._jit_clear_class_registry()
-        torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
-        torch.jit._state._clear_class_state()
-
-
 def _name_target(node: Mapping[str, Any]) -> str:
     return node["_target_"].rpartition(".")[2]
 
@@ -128,6 +131,13 @@ def _pad(values: list[int]) -> list[int]:
     return [*values, *[0] * BLOCKS_COMPARED][:BLOCKS_COMPARED]
 
 
-def _as_markdown(config: Mapping[str, Any]) -> str:
+def _as_markdown(table: Table) -> str:
+    heads = [str(column.header) for column in table.columns]
+    marks = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (heads, marks, *rows))
+
+
+def _as_code(config: Mapping[str, Any]) -> str:
     lines = yaml.safe_dump(dict(config), sort_keys=False).splitlines()
     return "\n".join(f"    {line}" for line in lines)  # an indented block is code in Markdown

@@ -13,7 +13,8 @@ from cnn_lab.classifier import Batch, ImageClassifier
 from cnn_lab.model import CNN
 from cnn_lab.pictures.events import EventLogger
 from cnn_lab.pictures.sheets import Tile, draw_confusion, draw_sheet
-from cnn_lab.pictures.style import NAMES, ORANGE, shade
+from cnn_lab.pictures.style import ORANGE, shade
+from cnn_lab.terminal.screen import NAMES
 
 TIMES = 10  # as many pictures of a name as TensorBoard keeps
 COLUMNS, SIDE = 8, 35  # of a sheet, which is then 346 pixels wide: TensorBoard shows 350 unchanged
@@ -53,10 +54,11 @@ class Mistakes:
 class Pictures(Callback):
     """Writes pictures, histograms and an embedding for TensorBoard. None of it changes what is trained.
 
-    At the start the article's 2 x 5 grid of samples. Then the first layer's kernels and how they changed,
+    At the start a sample of each class. Then the first layer's kernels and how they changed,
     each block's feature maps of one image, the confusion matrix, the accuracy of each class, the worst
     mistakes, and histograms of the weights and of the gradients of the epoch's last step. At the end the last
     hidden layer's features of test images. Networks other than `CNN` go without kernels, maps and embedding.
+    Images of three channels are shown in their colours, others by the mean of their channels.
 
     Args:
         every_n_epochs: how often; None for about ten times a run.
@@ -80,7 +82,7 @@ class Pictures(Callback):
         images, labels = _find_samples(trainer, pl_module)
         self._example = images[:1]
         tiles = [
-            Tile(_to_pixels(trainer, image), f"label {int(label)}")
+            Tile(_to_pixels(trainer, image), trainer.datamodule.classes[int(label)])  # type: ignore[attr-defined]
             for image, label in zip(images, labels, strict=True)
         ]
         self._show("samples", draw_sheet(tiles, columns=5, side=58, text_size=13), trainer)
@@ -147,16 +149,17 @@ class Pictures(Callback):
         """Write the features for the projector, with thumbnails."""
         if not self._embedded:
             return
+        names = trainer.datamodule.classes  # type: ignore[attr-defined]
         gathered = zip(*self._embedded, strict=True)
         features, images, labels, guesses = (torch.cat(parts).cpu() for parts in gathered)
         self.events.experiment.add_embedding(
             features.double().round(decimals=3),  # they are written as text
             metadata=[
-                [str(label), str(guess)]
+                [names[label], names[guess]]
                 for label, guess in zip(labels.tolist(), guesses.tolist(), strict=True)
             ],
             metadata_header=["label", "guess"],
-            label_img=trainer.datamodule.restore(images) / 255,  # type: ignore[attr-defined]
+            label_img=_to_gray_or_rgb(trainer.datamodule.restore(images)) / 255,  # type: ignore[attr-defined]
             tag="last_hidden_layer",
         )
 
@@ -170,18 +173,23 @@ class Pictures(Callback):
         self.events.experiment.add_image(f"pictures/{name}", pixels, trainer.global_step, dataformats="HWC")
 
     def _show_values(self, name: str, values: np.ndarray, title: str, trainer: Trainer) -> None:
-        """A sheet of signed numbers (n, height, width), all on one scale."""
+        """A sheet of signed numbers (n, height, width) or (n, 3, height, width), all on one scale."""
         shown = values[:MOST_TILES]
-        scale = float(np.abs(values).max())
+        scale = float(np.abs(values).max()) or 1.0
         cut = f"{len(shown)} of {len(values)} shown\n" if len(shown) < len(values) else ""
-        tiles = [Tile(shade(tile, scale)) for tile in shown]
-        below = f"blue -{scale:.2g}, " if (values < 0).any() else ""
-        heading = f"{title}\n{cut}{below}white 0, orange {scale:.2g}"
+        if values.ndim == 4:
+            tiles = [Tile(np.uint8(127.5 * (1 + tile.transpose(1, 2, 0) / scale))) for tile in shown]
+            legend = f"dark -{scale:.2g}, gray 0, bright {scale:.2g}"
+        else:
+            tiles = [Tile(shade(tile, scale)) for tile in shown]
+            below = f"blue -{scale:.2g}, " if (values < 0).any() else ""
+            legend = f"{below}white 0, orange {scale:.2g}"
+        heading = f"{title}\n{cut}{legend}"
         self._show(name, draw_sheet(tiles, COLUMNS, SIDE, heading, text_size=12), trainer)
 
     def _show_kernels(self, net: CNN, trainer: Trainer) -> None:
         kernels = _read_kernels(net)
-        size = f"{kernels.shape[1]} x {kernels.shape[2]}"
+        size = f"{kernels.shape[-2]} x {kernels.shape[-1]}"
         self._show_values("kernels", kernels, f"{len(kernels)} kernels of {size}", trainer)
         change = kernels - self._first_kernels
         self._show_values("kernels_change", change, "Change since the start", trainer)
@@ -199,13 +207,14 @@ class Pictures(Callback):
     def _show_answers(self, classifier: ImageClassifier, trainer: Trainer) -> None:
         split = NAMES[classifier.watched]
         counts = classifier.confusion.compute().cpu().numpy()
-        names = [str(index) for index in range(len(counts))]
+        names = trainer.datamodule.classes  # type: ignore[attr-defined]
         self._show("confusion", draw_confusion(counts, names, f"Confusion on {split} images"), trainer)
         for name, right, total in zip(names, counts.diagonal(), counts.sum(axis=1), strict=True):
             accuracy = right / max(total, 1)
-            self.events.experiment.add_scalar(f"class_accuracy/{name}", accuracy, trainer.global_step)
+            tag = f"class_accuracy/{name.replace('/', '_')}"  # a slash would make a group of its own
+            self.events.experiment.add_scalar(tag, accuracy, trainer.global_step)
         tiles = [
-            Tile(_to_pixels(trainer, image), f"{label} as {guess}, {score:.0%}", ORANGE)
+            Tile(_to_pixels(trainer, image), f"{names[label]} as {names[guess]}, {score:.0%}", ORANGE)
             for score, image, label, guess in self.mistakes.read()
         ]
         heading = f"Worst mistakes on {split} images\nlabel, guess, probability"
@@ -221,7 +230,11 @@ class Pictures(Callback):
 
 
 def _find_samples(trainer: Trainer, classifier: ImageClassifier) -> tuple[Tensor, Tensor]:
-    """An image of each class of the split that is watched, or of the test images: (classes, 1, 28, 28)."""
+    """An image of each class that is in the first batch of the watched split, or of the test images.
+
+    Returns:
+        (classes, channels, height, width), normalised, and their labels.
+    """
     data = trainer.datamodule  # type: ignore[attr-defined]
     loader = data.val_dataloader() or data.test_dataloader()
     images, labels = next(iter(loader))
@@ -232,10 +245,17 @@ def _find_samples(trainer: Trainer, classifier: ImageClassifier) -> tuple[Tensor
 
 
 def _to_pixels(trainer: Trainer, image: Tensor) -> np.ndarray:
-    """A normalised image (1, height, width) as bytes (height, width)."""
-    return trainer.datamodule.restore(image).cpu().numpy()[0]  # type: ignore[attr-defined]
+    """A normalised image (channels, height, width) as bytes (height, width) or (height, width, 3)."""
+    pixels = _to_gray_or_rgb(trainer.datamodule.restore(image)[None])[0]  # type: ignore[attr-defined]
+    return pixels.permute(1, 2, 0).squeeze(2).cpu().numpy()
+
+
+def _to_gray_or_rgb(images: Tensor) -> Tensor:
+    """Bytes (n, channels, height, width) with 1 or 3 channels: of another number, the mean."""
+    return images if images.shape[1] in (1, 3) else images.float().mean(dim=1, keepdim=True).byte()
 
 
 def _read_kernels(net: CNN) -> np.ndarray:
-    """The first layer's kernels (out, height, width), of the first input channel."""
-    return net.blocks[0].conv.weight.detach().float().cpu().numpy()[:, 0].copy()  # type: ignore[index,union-attr]
+    """The first layer's kernels: (out, 3, height, width), else (out, height, width), the channels' mean."""
+    kernels = net.blocks[0].conv.weight.detach().float().cpu()  # type: ignore[index,union-attr]
+    return (kernels.clone() if kernels.shape[1] == 3 else kernels.mean(dim=1)).numpy()

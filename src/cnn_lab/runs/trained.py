@@ -1,5 +1,6 @@
 """A trained network, from its run directory or checkpoint alone: bytes of images in, probabilities out."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.errors import ConfigError, printable
+from cnn_lab.datasets import refuse_downloads
+from cnn_lab.errors import ConfigError, DataError, printable
 from cnn_lab.model import CNN
 from cnn_lab.runs.checkpoints import describe_version, first_line, load_checkpoint
-from cnn_lab.runs.trust import choose_root
+from cnn_lab.settings.config import PROJECT
 from cnn_lab.terminal.logs import claim_lightning_logs
 from cnn_lab.trainer import tune_cpu
-from cnn_lab.training import build
 
 BATCH = 1_000  # images at a time, which bounds the memory
 
@@ -47,37 +49,60 @@ class Trained:
     @property
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the logits."""
-        return [str(index) for index in range(self.data.num_classes)]
+        return self.data.classes
 
     def normalise(self, images: np.ndarray) -> Tensor:
-        """Bytes (n, 28, 28) to what the network takes (n, 1, 28, 28)."""
-        return self.data.normalise(torch.tensor(images).unsqueeze(1))
+        """Bytes (n, channels, height, width) to what the network takes, of the same shape."""
+        return self.data.normalise(torch.tensor(images))
 
-    def load_data(self, allow_sample: bool = False) -> Any:
+    def load_data(self) -> Any:
         """The data module with its images in memory; nothing is written to where the config points.
 
-        MNIST is read from the run's `data.root` if it is all there, else from the project's own data folder,
-        which is also where it is downloaded to.
-
-        Args:
-            allow_sample: whether the embedded sample may stand in for MNIST where it cannot be had;
-                `data.sample_reason` then says why.
+        They are read from the run's `data.root` if they are all there, else from the project's own data
+        folder, which is also where they are downloaded to.
 
         Raises:
             DataError: when the images cannot be had, or are damaged.
         """
-        data = self.data
-        data.root, data.leaves_traces = choose_root(getattr(data, "root", None)), False
-        data.num_workers, data.allow_sample = 0, allow_sample
+        data, own = self.data, str(PROJECT / "data")
+        data.num_workers = 0
+        if data.root not in (None, own):
+            with contextlib.suppress(DataError), refuse_downloads():
+                data.setup("test")
+                return data
+            data.root = own
         data.prepare_data()
         data.setup("test")
         return data
 
+    def read_test_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """The test images of the run's data (n, channels, height, width), uint8, and their labels (n,).
+
+        Raises:
+            DataError: when they cannot be had, or are damaged.
+        """
+        images, labels = zip(*self.load_data().test_dataloader(), strict=True)
+        return torch.cat(images).numpy(), torch.cat(labels).numpy()
+
     @torch.inference_mode()
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities (n, classes), float32, of images (n, 28, 28), uint8, light on dark as MNIST's."""
+        """Probabilities (n, classes), float32, of images (n, channels, height, width), uint8."""
         batches = np.split(images, range(BATCH, len(images), BATCH))
         return np.concatenate([self.net(self.normalise(batch)).softmax(dim=1).numpy() for batch in batches])
+
+    def require_gray(self, purpose: str) -> int:
+        """The side in pixels of the data's images, if they are gray squares.
+
+        Raises:
+            ConfigError: for others, naming them and the `purpose` that needs such images.
+        """
+        channels, height, width = self.data.input_shape
+        if channels == 1 and height == width:
+            return height
+        raise ConfigError(
+            f"{purpose} needs gray, square images, and those of {self.data.name} have {channels} channels of "
+            f"{height} x {width} pixels; give a run on other data"
+        )
 
     def require_cnn(self, purpose: str) -> CNN:
         """The network, if it has convolutional blocks.
@@ -107,7 +132,7 @@ def load_trained(path: Path) -> Trained:
     for device in ("meta", "cpu"):  # on the first a network that the file does not fill costs nothing
         try:
             with torch.device(device):
-                data, classifier = build(config)
+                data, classifier = assemble(config)
         except Exception as error:  # what classes raise that were not made for what a stranger gives them
             if device == "meta":
                 continue  # as for a network that computes while it is made

@@ -22,28 +22,45 @@ import numpy as np
 from PIL import Image
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.pictures.digits import BOX, SIDE, SURE, find_digit
+from cnn_lab.pictures.digits import DIGIT_SHARE, SURE, find_digit
 from cnn_lab.pictures.sheets import Tile, draw_sheet, enlarge
 from cnn_lab.pictures.style import BLUE, GRAY, ORANGE, shade
 from cnn_lab.runs.record import read_result
-from cnn_lab.sweeps.launchers import install_hint
+from cnn_lab.settings.extras import install_hint
 
 if TYPE_CHECKING:
     import gradio
 
     from cnn_lab.runs.trained import Trained
 
+PURPOSE = "draw.py"
 CANVAS, PEN, ERASER = 320, 24, 48  # pixels
 SEEN_SIDE, MAP_SIDE = 112, 56  # pixels, multiples of the sides of images and of most maps
 LEAST_COLUMNS = 8  # of maps in a row
 PAUSE = 60  # milliseconds between two updates while the pen moves
 PNG = "data:image/png;base64,"
-SEEN = f"<b>What the network sees</b>: the digit scaled to {BOX} pixels and moved to the middle, as in MNIST."
+SEEN = "<b>What the network sees</b>: the digit scaled to {} pixels and moved to the middle."
 MAPS = (
     "<b>What its blocks make of it</b>: feature maps. White is zero, <b class=above>orange</b> above, "
     "<b class=below>blue</b> below; full colour is the block's largest value."
 )
 NO_MAPS = "It has no convolutional blocks, hence no feature maps."
+# The template does not hold the value, so that Gradio never draws the canvas anew.
+BOARD = f"""
+<div class="board">
+  <canvas width="{CANVAS}" height="{CANVAS}" data-pen="{PEN}" data-eraser="{ERASER}" data-pause="{PAUSE}"
+    aria-label="draw a digit here"></canvas>
+  <div class="tools">
+    <button data-tool="pen" aria-pressed="true">Pen</button>
+    <button data-tool="eraser" aria-pressed="false">Eraser</button>
+    <button data-tool="clear">Clear</button>
+  </div>
+</div>
+"""
+SCRIPT = Path(__file__).with_name("draw.js").read_text(encoding="utf-8")
+# Gradio puts each rule below an element of its own, where no :root is.
+COLORS = f"* {{ --blue: {BLUE}; --gray: {GRAY}; --orange: {ORANGE}; }}\n"
+CSS = COLORS + Path(__file__).with_name("draw.css").read_text(encoding="utf-8")
 
 
 def look(trained: "Trained", drawing: str | None) -> tuple[str, str]:
@@ -54,10 +71,10 @@ def look(trained: "Trained", drawing: str | None) -> tuple[str, str]:
     """
     if not drawing:
         return _show_nothing(trained, "Draw a digit", "and watch what the network makes of it")
-    digit = find_digit(_decode(drawing))
+    digit = find_digit(_decode(drawing), trained.require_gray(PURPOSE))
     if digit.problem:
         return _show_nothing(trained, "No digit yet", "draw one, taller than wide")
-    (probabilities,) = trained.predict(digit.pixels[None])
+    (probabilities,) = trained.predict(digit.pixels[None, None])
     headline, detail = _phrase(probabilities, trained.classes)
     guess = _format_guess(headline, detail, trained.classes, probabilities)
     return guess, _format_images(digit.pixels, _feature_maps(trained, digit.pixels))
@@ -65,7 +82,7 @@ def look(trained: "Trained", drawing: str | None) -> tuple[str, str]:
 
 def _show_nothing(trained: "Trained", headline: str, detail: str) -> tuple[str, str]:
     """White maps instead of none, so that nothing on the page moves when the first stroke is drawn."""
-    nothing = np.zeros((SIDE, SIDE), np.uint8)
+    nothing = np.zeros(trained.data.input_shape[1:], np.uint8)
     blank = [np.zeros_like(maps) for maps in _feature_maps(trained, nothing)]
     return _format_guess(headline, detail, trained.classes), _format_images(nothing, blank)
 
@@ -79,7 +96,7 @@ def _feature_maps(trained: "Trained", pixels: np.ndarray) -> list[np.ndarray]:
     if not isinstance(trained.net, CNN):
         return []
     with torch.inference_mode():
-        return [maps[0].numpy() for maps in trained.net.feature_maps(trained.normalise(pixels[None]))]
+        return [maps[0].numpy() for maps in trained.net.feature_maps(trained.normalise(pixels[None, None]))]
 
 
 def _phrase(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[str, str]:
@@ -92,6 +109,7 @@ def _phrase(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[str, str
 def _format_guess(
     headline: str, detail: str, classes: Sequence[str], probabilities: np.ndarray | None = None
 ) -> str:
+    widest = max(map(len, classes)) + 1
     shares = [0.0] * len(classes) if probabilities is None else probabilities.tolist()
     bars = "".join(
         f"<li{' class=best' if share >= SURE else ''}><b>{html.escape(name)}</b>"
@@ -101,18 +119,20 @@ def _format_guess(
     )
     return (
         f'<div class="guess" aria-live="polite"><strong>{html.escape(headline)}</strong>'
-        f'<p>{html.escape(detail)}</p></div><ul class="bars">{bars}</ul>'
+        f'<p>{html.escape(detail)}</p></div><ul class="bars" style="--names: {widest}ch">{bars}</ul>'
     )
 
 
 def _format_images(pixels: np.ndarray, blocks: Sequence[np.ndarray]) -> str:
-    figures = _format_figure(f"input: {SIDE} x {SIDE}", enlarge(pixels, SEEN_SIDE))
+    side = len(pixels)
+    seen = SEEN.format(round(DIGIT_SHARE * side))
+    figures = _format_figure(f"input: {side} x {side}", enlarge(pixels, SEEN_SIDE))
     for number, maps in enumerate(blocks, 1):
         count, height, width = maps.shape
         columns = max(LEAST_COLUMNS, math.ceil(math.sqrt(count)))
         sheet = draw_sheet([Tile(tile) for tile in shade(maps)], columns, MAP_SIDE)
         figures += _format_figure(f"block {number}: {count} maps of {height} x {width}", sheet)
-    return f'<p>{SEEN} {MAPS if blocks else NO_MAPS}</p><div class="images">{figures}</div>'
+    return f'<p>{seen} {MAPS if blocks else NO_MAPS}</p><div class="images">{figures}</div>'
 
 
 def _format_figure(caption: str, picture: Image.Image) -> str:
@@ -165,8 +185,13 @@ def import_gradio() -> Any:
 
 
 def build_page(trained: "Trained", about: str) -> "gradio.Blocks":
-    """The page, with `about` below its title. A drawing is kept in its browser alone: users share nothing."""
+    """The page, with `about` below its title. A drawing is kept in its browser alone: users share nothing.
+
+    Raises:
+        ConfigError: when Gradio is missing, or the network takes other images than gray squares.
+    """
     gr = import_gradio()
+    trained.require_gray(PURPOSE)
     guess, images = look(trained, "")
     plain = {"apply_default_css": False, "js_on_load": None}
     with gr.Blocks(title="Draw a digit - cnn-lab") as page:
@@ -234,107 +259,3 @@ def serve(page: "gradio.Blocks", listener: socket.socket) -> None:
     )
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])
-
-
-BOARD = f"""
-<div class="board">
-  <canvas width="{CANVAS}" height="{CANVAS}" data-pen="{PEN}" data-eraser="{ERASER}" data-pause="{PAUSE}"
-    aria-label="draw a digit here"></canvas>
-  <div class="tools">
-    <button data-tool="pen" aria-pressed="true">Pen</button>
-    <button data-tool="eraser" aria-pressed="false">Eraser</button>
-    <button data-tool="clear">Clear</button>
-  </div>
-</div>
-"""
-
-# The template does not hold the value, so that Gradio never draws the canvas anew.
-SCRIPT = """
-const canvas = element.querySelector("canvas");
-const context = canvas.getContext("2d");
-const buttons = [...element.querySelectorAll("button")];
-let tool = "pen", last = null, drawn = false, timer = null;
-
-function send() {
-  clearTimeout(timer);
-  timer = null;
-  props.value = drawn ? canvas.toDataURL() : "";
-  trigger("input");
-}
-
-function clear() {
-  context.fillStyle = "white";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  drawn = false;
-}
-
-function stroke(event) {
-  const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
-  const point = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
-  context.strokeStyle = tool === "pen" ? "black" : "white";
-  context.lineWidth = Number(tool === "pen" ? canvas.dataset.pen : canvas.dataset.eraser);
-  context.beginPath();
-  context.moveTo(...(last ?? point));
-  context.lineTo(...point);
-  context.stroke();
-  last = point;
-  drawn = true;
-  timer ??= setTimeout(send, Number(canvas.dataset.pause));
-}
-
-function choose(name) {
-  tool = name;
-  for (const button of buttons.slice(0, 2))
-    button.setAttribute("aria-pressed", button.dataset.tool === tool);
-}
-
-context.lineCap = context.lineJoin = "round";
-clear();
-canvas.addEventListener("pointerdown", event => {
-  if (event.button !== 0 || !event.isPrimary) return;
-  canvas.setPointerCapture(event.pointerId);
-  last = null;
-  stroke(event);
-});
-canvas.addEventListener("pointermove", event => {
-  if (last && event.isPrimary) stroke(event);
-});
-for (const name of ["pointerup", "pointercancel"])
-  canvas.addEventListener(name, () => { last = null; });
-for (const button of buttons)
-  button.addEventListener("click", () => {
-    choose(button.dataset.tool === "eraser" ? "eraser" : "pen");
-    if (button.dataset.tool === "clear") { clear(); send(); }
-  });
-"""
-
-CSS = f"""
-.head h1 {{ font-size: 1.5rem; font-weight: 600; margin: 0; }}
-.board canvas {{
-  width: 100%; max-width: 420px; aspect-ratio: 1; touch-action: none; cursor: crosshair; display: block;
-  border: 1px solid {GRAY}; border-radius: 8px;
-}}
-.tools {{ display: flex; gap: 8px; margin-top: 8px; max-width: 420px; }}
-.tools button {{
-  flex: 1; padding: 8px; border: 1px solid {GRAY}; border-radius: 8px; cursor: pointer;
-  color: var(--body-text-color); background: var(--background-fill-secondary);
-}}
-.tools button[aria-pressed="true"] {{ color: white; background: {BLUE}; border-color: {BLUE}; }}
-.guess {{ margin-bottom: 8px; }}
-.guess strong {{ font-size: 2.2rem; line-height: 1.2; }}
-.bars {{ list-style: none; margin: 0; padding: 0; }}
-.bars li {{
-  display: grid; grid-template-columns: 1.5rem 1fr 4rem; gap: 8px; align-items: center; height: 2.1rem;
-}}
-.bars li > span:last-child {{ text-align: right; font-variant-numeric: tabular-nums; }}
-.track {{ background: var(--border-color-primary); border-radius: 4px; height: 1.2rem; }}
-.track i {{
-  display: block; height: 100%; background: {BLUE}; border-radius: 4px; transition: width 0.15s;
-}}
-.best i {{ background: {ORANGE}; }}
-.images {{ display: flex; flex-wrap: wrap; gap: 16px 20px; margin-top: 8px; }}
-.images figure {{ margin: 0; max-width: 100%; }}
-.images img {{ max-width: 100%; height: auto; border: 1px solid {GRAY}; border-radius: 8px; }}
-.above {{ color: {ORANGE}; }}
-.below {{ color: {BLUE}; }}
-"""

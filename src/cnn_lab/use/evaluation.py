@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.trained import load_trained
+from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.trainer import choose_hardware, make_trainer
+
+# However many machines and devices the run was trained on.
+ONE_PROCESS = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False, "profiler": None}
 
 
 def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
@@ -13,7 +16,8 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
 
     Returns:
         `loss` and `accuracy`, as training measured them; `images`, `dataset`, `split`, `epoch`;
-        `class_accuracy`, one a class; `confusion`, a row for each true class with its counts by guess.
+        the names of the `classes`; `class_accuracy`, one a class, None for a class without images;
+        `confusion`, a row for each true class with its counts by guess.
 
     Raises:
         ConfigError: when the file is no checkpoint of this project, names targets that it may not, or the run
@@ -22,30 +26,33 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
     """
     trained = load_trained(path)
     data, classifier = trained.data, trained.classifier
-    settings = trained.config["trainer"]
-    if settings.get("accelerator") != "cpu":
-        settings = {**settings, "accelerator": "auto"}  # the run's device, or what there is here
     data.test_each_epoch = False
     classifier.watched = "val"
-    trained.load_data()  # not of the sample, unless it is the run's: that would say nothing of it
+    trained.load_data()
     if not data.sizes[split]:
         raise ConfigError(f"there are no {split} images: this run was trained with data.val_size=0")
-    trainer = make_trainer(
-        {**choose_hardware(settings), "devices": 1, "strategy": "auto", "num_nodes": 1, "profiler": None},
-        logger=False,
-        enable_checkpointing=False,
-    )
+    settings = choose_hardware({**trained.config["trainer"], **ONE_PROCESS, "accelerator": _choose(trained)})
+    trainer = make_trainer(settings, logger=False, enable_checkpointing=False)
     measure = trainer.test if split == "test" else trainer.validate
     measure(classifier, datamodule=data, verbose=False)
     measured = classifier.eval_metrics.read(split)
     confusion = classifier.confusion.compute()
+    right, totals = confusion.diag().tolist(), confusion.sum(dim=1).tolist()
     return {
         "split": split,
         "dataset": data.name,
-        "images": int(confusion.sum()),
+        "images": sum(totals),
         "epoch": trained.epoch,
         "loss": measured[f"{split}/loss"],
         "accuracy": measured[f"{split}/accuracy"],
-        "class_accuracy": (confusion.diag() / confusion.sum(dim=1)).tolist(),
+        "classes": trained.classes,
+        "class_accuracy": [
+            count / total if total else None for count, total in zip(right, totals, strict=True)
+        ],
         "confusion": confusion.tolist(),
     }
+
+
+def _choose(trained: Trained) -> str:
+    """The run's kind of device where it is the CPU, else the best that there is here."""
+    return "cpu" if trained.config["trainer"].get("accelerator") == "cpu" else "auto"

@@ -21,13 +21,12 @@ from cnn_lab import __version__
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.record import read_result, read_rows
 from cnn_lab.runs.trained import BATCH, Trained, load_trained
-from cnn_lab.sweeps.launchers import install_hint
+from cnn_lab.settings.extras import install_hint
 from cnn_lab.terminal.screen import shorten
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 NEEDED = {"onnx": {"onnxscript": "ONNX Script", "onnxruntime": "ONNX Runtime"}, "torch": {}}
 TOLERANCE = 1e-5  # between a probability of the file and the network's
-IMAGES = "uint8 (batch, 1, 28, 28), 0 to 255, a light digit on a dark ground as in MNIST"
 USAGE = {
     "onnx": """\
 import onnxruntime
@@ -47,6 +46,7 @@ class Exported:
     Attributes:
         epoch: of the checkpoint, from 1.
         bytes: the file's size.
+        input: the images that the file takes, in words.
         images, dataset: how many test images it was checked on, and of what.
         runtime: what ran the file, with its version.
         difference: the largest between a probability of the file and the network's.
@@ -56,6 +56,7 @@ class Exported:
     kind: str
     epoch: int
     bytes: int
+    input: str
     images: int
     dataset: str
     runtime: str
@@ -69,7 +70,7 @@ class Exported:
         )
 
     def describe_use(self) -> str:
-        """Three lines of Python that predict with the file, from `images` in NumPy as `IMAGES` has them."""
+        """Three lines of Python that predict with the file, from `images` in NumPy as `input` has them."""
         return USAGE[self.kind].format(path=shorten(self.path))
 
 
@@ -85,7 +86,7 @@ def export(run_dir: Path, checkpoint: Path, kind: str = "onnx", output: Path | N
     Raises:
         ConfigError: when an extra is missing, the name of `output` does not fit, or `checkpoint` is refused.
         CnnLabError: when the file cannot be written, the network cannot be exported, or the check fails.
-        DataError: when the run's data set is damaged.
+        DataError: when the run's test images cannot be had.
     """
     if output is None:
         output = (run_dir if read_result(run_dir) else checkpoint.parent) / FILES[kind]
@@ -99,23 +100,40 @@ def export(run_dir: Path, checkpoint: Path, kind: str = "onnx", output: Path | N
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             raise CnnLabError(f"{checkpoint} cannot be exported as {kind}: {reason}") from error
-        images = _read_test_images(trained)
+        images, _ = trained.read_test_images()
         runtime, predict = open_file(aside, kind)
         difference = compare(trained, images, predict, runtime)
-    size = output.stat().st_size
-    return Exported(output, kind, trained.epoch, size, len(images), trained.data.name, runtime, difference)
+    return Exported(
+        path=output,
+        kind=kind,
+        epoch=trained.epoch,
+        bytes=output.stat().st_size,
+        input=describe_input(trained),
+        images=len(images),
+        dataset=trained.data.name,
+        runtime=runtime,
+        difference=difference,
+    )
+
+
+def describe_input(trained: Trained) -> str:
+    """The images that an exported file takes, in words."""
+    shape = ", ".join(map(str, trained.data.input_shape))
+    return f"uint8 (batch, {shape}), 0 to 255, such as those of {trained.data.name}"
 
 
 class Predictor(nn.Module):
-    """What is exported: bytes (batch, 1, 28, 28) to probabilities (batch, classes)."""
+    """What is exported: bytes (batch, channels, height, width) to probabilities (batch, classes)."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.net = trained.net
-        self.normalise = trained.data.normalise
+        for name in ("mean", "std"):  # one number for all channels, or one a channel
+            self.register_buffer(name, torch.tensor(getattr(trained.data, name)).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(self.normalise(images)).softmax(dim=1)
+        # Not the data module's own, which writes into the tensor: that is exported for one batch size only.
+        return self.net((images.float() / 255 - self.mean) / self.std).softmax(dim=1)
 
 
 def serialise(trained: Trained, metadata: dict[str, Any], kind: str) -> bytes:
@@ -165,7 +183,7 @@ def describe(trained: Trained, run_dir: Path) -> dict[str, Any]:
     epoch = next((row for row in read_rows(run_dir) if row["epoch"] == trained.epoch), {})
     tested = result.get("status") == "completed" and trained.path.name == "best.ckpt"
     metadata = {
-        "input": f"images: {IMAGES}",
+        "input": f"images: {describe_input(trained)}",
         "output": f"probabilities: float32 (batch, {len(trained.classes)}), in the order of the classes",
         "classes": trained.classes,
         "mean": trained.data.mean,
@@ -201,7 +219,9 @@ def open_file(path: Path, kind: str) -> tuple[str, Callable[[np.ndarray], np.nda
 def compare(
     trained: Trained, images: np.ndarray, predict: Callable[[np.ndarray], np.ndarray], runtime: str
 ) -> float:
-    """The largest difference of `predict` from the network on images (n, 28, 28), one alone among them.
+    """The largest difference of `predict` from the network on images (n, channels, height, width).
+
+    One of them is given alone, which a file that was traced with two might not take.
 
     Raises:
         CnnLabError: when it is above `TOLERANCE` or an image gets another class.
@@ -212,7 +232,7 @@ def compare(
             f"{trained.path} gives probabilities that are no numbers, as a training that diverged leaves "
             "behind; give the checkpoint of another run"
         )
-    batches = np.split(images[:, None], range(1, len(images), BATCH))
+    batches = np.split(images, range(1, len(images), BATCH))
     found = np.concatenate([predict(batch) for batch in batches])
     difference = float(np.abs(found - expected).max())
     others = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
@@ -223,12 +243,6 @@ def compare(
             f"{difference:.1e}, where {TOLERANCE:.0e} is allowed"
         )
     return difference
-
-
-def _read_test_images(trained: Trained) -> np.ndarray:
-    """The test images (n, 28, 28) that there are: the sample's where MNIST cannot be had."""
-    batches = trained.load_data(allow_sample=True).test_dataloader()
-    return torch.cat([images for images, _ in batches]).squeeze(1).numpy()
 
 
 def _check_output(output: Path, kind: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.pictures.digits import SIDE, SURE, Digit, read_digit
+from cnn_lab.pictures.digits import SURE, Digit, read_digit
 from cnn_lab.pictures.sheets import MARGIN, enlarge
 from cnn_lab.pictures.style import BLUE, GRAY, load_font
 from cnn_lab.runs.trained import Trained
@@ -57,8 +57,11 @@ class Prediction:
         }
 
 
-def read_pictures(sources: Sequence[str]) -> list[Digit]:
+def read_pictures(sources: Sequence[str], side: int) -> list[Digit]:
     """Read the pictures that are named: files, folders of them, `-` for standard input.
+
+    Args:
+        side: pixels of the square that each digit is brought into.
 
     Raises:
         ConfigError: for what does not exist, a file that is no picture and a folder without pictures.
@@ -68,30 +71,30 @@ def read_pictures(sources: Sequence[str]) -> list[Digit]:
     for source in sources:
         path = Path(source)
         if source == "-":
-            digits.append(read_digit(sys.stdin.buffer, "standard input"))
+            digits.append(read_digit(sys.stdin.buffer, side, "standard input"))
         elif path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not files:
                 raise ConfigError(
                     f"the folder {path} has no pictures: files ending in one of {', '.join(SUFFIXES)}"
                 )
-            digits += [_read_or_explain(file) for file in files]
+            digits += [_read_or_explain(file, side) for file in files]
         else:
-            digits.append(read_digit(path))
+            digits.append(read_digit(path, side))
     return digits
 
 
-def _read_or_explain(path: Path) -> Digit:
+def _read_or_explain(path: Path, side: int) -> Digit:
     try:
-        return read_digit(path)
+        return read_digit(path, side)
     except ConfigError as error:
-        blank = np.zeros((SIDE, SIDE), np.uint8)
+        blank = np.zeros((side, side), np.uint8)
         return Digit(str(path), Image.fromarray(blank), blank, str(error).removeprefix(f"{path} is "))
 
 
 def predict(trained: Trained, digits: Sequence[Digit]) -> list[Prediction]:
-    """What the network says of each picture."""
-    found = [digit.pixels for digit in digits if not digit.problem]
+    """What a network of gray images says of each picture."""
+    found = [digit.pixels[None] for digit in digits if not digit.problem]
     answers = iter(trained.predict(np.stack(found)) if found else ())
     return [Prediction(digit, None if digit.problem else next(answers), trained.classes) for digit in digits]
 
