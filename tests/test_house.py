@@ -81,4 +81,5 @@ def test_no_module_and_no_function_is_long() -> None:
         assert text.count("\n") <= MOST_LINES, module
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{module}.{node.name}"
+                docstring = (ast.get_docstring(node) or "").count("\n")
+                assert node.end_lineno - node.lineno - docstring < LONGEST_FUNCTION, f"{module}.{node.name}"

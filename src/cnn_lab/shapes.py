@@ -83,29 +83,24 @@ def plan_cnn(
     """
     if not channels:
         raise ConfigError("model.channels is empty: give the output channels of each block, as in [32,64]")
-    numbers = {"channels": channels, "kernel_sizes": kernel_sizes, "strides": strides, "hidden": hidden}
-    for name, value in numbers.items():
-        check_range(f"model.{name}", value, "[1, inf)")
+    per_block = {"kernel_sizes": kernel_sizes, "strides": strides, "paddings": paddings, "pool": pool}
+    values = {name: _per_block(name, value, len(channels)) for name, value in per_block.items()}
+    numbers = {"channels": channels, **values, "hidden": hidden}
+    for name in ("channels", "kernel_sizes", "strides", "hidden"):
+        check_range(f"model.{name}", numbers[name], "[1, inf)")
     check_range("model.paddings", paddings, "[0, inf)")
     check_range("model.dropout", dropout, "[0, 1)")
     _check_option("activation", activation, [*ACTIVATIONS])
     _check_option("norm", norm or "none", NORMS)
+    values["pool"] = [name or "none" for name in values["pool"]]
+    for name in values["pool"]:
+        _check_option("pool", name, POOLS)
 
-    count = len(channels)
-    settings = zip(
-        [input_shape[0], *channels[:-1]],
-        channels,
-        _per_block("kernel_sizes", kernel_sizes, count),
-        _per_block("strides", strides, count),
-        _per_block("paddings", paddings, count),
-        [name or "none" for name in _per_block("pool", pool, count)],
-        strict=True,
-    )
-    blocks = [Block(*values) for values in settings]
+    inputs = [input_shape[0], *channels[:-1]]
+    blocks = [Block(*settings) for settings in zip(inputs, channels, *values.values(), strict=True)]
     layers: list[Layer] = []
     size = (input_shape[1], input_shape[2])
     for number, block in enumerate(blocks, 1):
-        _check_option("pool", block.pool, POOLS)
         rows, size = _block_layers(f"block {number}", block, size, norm or "none")
         layers += rows
 
@@ -132,8 +127,8 @@ def _check_size(layers: Sequence[Layer]) -> None:
     for what, (count, most) in limits.items():
         if count > most:
             raise ConfigError(
-                f"model: this network would have {_count(count)} {what}, and {_count(most)} is the most: use fewer "
-                "channels, a smaller model.hidden, smaller kernels and paddings, or more pooling"
+                f"model: this network would have {_count(count)} {what}, and {_count(most)} is the most: use "
+                "fewer channels, a smaller model.hidden, smaller kernels and paddings, or more pooling"
             )
 
 

@@ -96,9 +96,10 @@ def make_trainer(settings: Mapping[str, Any], **supplied: Any) -> Trainer:
     Raises:
         ConfigError: for hardware that is not here, and for settings that Lightning refuses.
     """
+    chosen = choose_hardware(settings)
     return make(
         "trainer",
-        choose_hardware(settings),
+        chosen,
         Trainer,
         **supplied,
         enable_progress_bar=False,

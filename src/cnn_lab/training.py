@@ -53,9 +53,9 @@ def train(
     claim_lightning_logs()
     tune_cpu()
     seed_everything(config["seed"], workers=True, verbose=False)
+    name = fingerprint(config)
     data, classifier = assemble(config)
 
-    name = fingerprint(config)
     run = Run(run_dir, label=label, overrides=list(overrides), seed=config["seed"], fingerprint=name)
     screen = Screen(quiet=quiet or not run.writes)
     checkpoint = run_dir / LAST_CHECKPOINT if (run_dir / LAST_CHECKPOINT).is_file() else None

@@ -128,7 +128,8 @@ class Recorder(Callback):
             "test_loss": result["test/loss"],
             "seconds_per_epoch": result.get("seconds_per_epoch", 0.0),
         }
-        self.events.log_result(flatten_settings(self.config, result["parameters"]), metrics)
+        settings = flatten_settings(self.config, result["parameters"])
+        self.events.log_result(settings, metrics, result["overrides"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one that can be used without the run's directory."""

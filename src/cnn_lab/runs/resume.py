@@ -38,6 +38,7 @@ def plan_resume(
             to do, or what was typed would make it another experiment.
     """
     run_dir = _find(path, output_dir)
+    earlier = read_result(run_dir)
     stored = read_yaml(run_dir / "config.yaml")
     check_trusted(stored)
     changes = _read_changes(overrides, flatten(stored))
@@ -48,7 +49,6 @@ def plan_resume(
     root = settings["data"].get("root")
     if root and "data.root" not in changes and not Path(root).is_dir():  # nothing is made where it points
         settings["data"]["root"] = str(PROJECT / "data")
-    earlier = read_result(run_dir)
     _check_worth(run_dir, settings, earlier, [key for key in changes if meaning_of(key) == "length"])
     if settings["trainer"].get("precision") == "auto" and "precision" in earlier:
         settings["trainer"]["precision"] = earlier[

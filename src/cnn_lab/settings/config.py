@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from cnn_lab.errors import ConfigError, suggest
-from cnn_lab.settings.groups import check_group, check_target, read_parameters, show
+from cnn_lab.settings.groups import check_group, list_nodes, read_parameters, show
 from cnn_lab.settings.signatures import read_signature
 from cnn_lab.shapes import plan_cnn
 
@@ -84,17 +84,14 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
             that do not go together, and for a network that cannot be built.
     """
     plain = _resolve(config)
-    for group, schema in SCHEMAS.items():
-        check_group(group, plain[group] if group else plain, f"{__name__}.{schema.__name__}")
-    for group in GROUPS:
-        check_target(group, plain[group])
+    for group, node, target in _list_nodes(plain):
+        check_group(group, node, target)
     _check_length(plain["trainer"])
     _check_root(plain["data"])
     _check_monitors(plain)
+    _make_absolute(plain, "output_dir")
+    _make_absolute(plain["data"], "root")
     _check_network(plain["model"], plain["data"])
-    plain["output_dir"] = _make_absolute(plain["output_dir"])
-    if plain["data"].get("root"):
-        plain["data"]["root"] = _make_absolute(plain["data"]["root"])
     return plain
 
 
@@ -128,9 +125,18 @@ def _resolve(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(str(error).splitlines()[0]) from None
 
 
-def _make_absolute(path: str) -> str:
+def _list_nodes(plain: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The name of each group, its node, and what says which settings it has."""
+    for group, schema in SCHEMAS.items():
+        yield group, plain[group] if group else plain, f"{__name__}.{schema.__name__}"
+    for group in GROUPS:
+        yield from list_nodes(group, plain.get(group))
+
+
+def _make_absolute(node: dict[str, Any], name: str) -> None:
     """The same place from any working directory, as a run directory must record it."""
-    return str(Path(path).expanduser().absolute())
+    if node.get(name):
+        node[name] = str(Path(node[name]).expanduser().absolute())
 
 
 def _check_length(trainer: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """One group of settings, checked in one pass: which there are, of which types and in which ranges."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cnn_lab.errors import ConfigError, check_range, suggest
@@ -21,25 +21,25 @@ SUPPLIED = {
 }  # fmt: skip
 
 
-def check_target(group: str, node: Any) -> None:
-    """Check a node, and every node below it, against the class or function that its `_target_` names.
+def list_nodes(group: str, node: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """A group's name, node and target, and those of every node with a `_target_` below it.
 
     Raises:
-        ConfigError: for the first setting that is unknown, missing, of a wrong type or out of range.
+        ConfigError: for a group without one.
     """
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise ConfigError(f"{group} has no _target_: name the class that it configures")
-    check_group(group, node, node["_target_"])
+    yield group, node, node["_target_"]
     for name, value in node.items():
         if isinstance(value, dict) and "_target_" in value:
-            check_target(f"{group}.{name}", value)
+            yield from list_nodes(f"{group}.{name}", value)
 
 
 def check_group(group: str, node: Mapping[str, Any], target: str) -> None:
-    """Check the settings of a node, which is at the top level where `group` is empty.
+    """Check a node, of the top level where `group` is empty, against the class or function `target`.
 
     Raises:
-        ConfigError: as `check_target`.
+        ConfigError: for the first setting that is unknown, missing, of a wrong type or out of range.
     """
     parameters = read_parameters(group, target)
     for name, value in node.items():
