@@ -49,7 +49,7 @@ class EventLogger(TensorBoardLogger):
         """Write out what is buffered; no hparams.yaml, since config.yaml holds the settings."""
         self.experiment.flush()
 
-    def log_start(self, config: Mapping[str, Any], net: nn.Module, images: Any = None) -> None:
+    def log_start(self, config: Mapping[str, Any], net: nn.Module) -> None:
         """Write what is known before training: the config, and the layers of a network that lists them."""
         writer = self.experiment
         writer.add_custom_scalars(CHARTS)
@@ -68,7 +68,7 @@ class EventLogger(TensorBoardLogger):
         self.save()
 
     def log_result(
-        self, settings: Mapping[str, Any], metrics: Mapping[str, float], overrides: Sequence[str] = ()
+        self, settings: Mapping[str, Any], metrics: Mapping[str, float], overrides: Sequence[str]
     ) -> None:
         """Write the run's row of HPARAMS: the same columns for every run.
 
