@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cnn_lab.runs.directory import STAMP, SWEEP_RECORD
 from cnn_lab.settings.config import PROJECT
-from cnn_lab.sweeps.report import collect, write_report
-from cnn_lab.sweeps.sweep import find_sweep
+from cnn_lab.sweeps.report import write_report
+from cnn_lab.sweeps.results import collect, find_sweep
 from cnn_lab.terminal.command import run_command
 from cnn_lab.terminal.screen import Screen
 

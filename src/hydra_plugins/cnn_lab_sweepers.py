@@ -1,5 +1,6 @@
 """Where Hydra looks for plugins: this project's sweepers, which `cnn_lab.sweeps` runs."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: Sequence[str]) -> None:
         """Run what `arguments`, the overrides that were typed, ask for."""
-        from cnn_lab.sweeps.sweep import sweep_grid
+        from cnn_lab.sweeps.grid import sweep_grid
 
         sweep_grid([*self.params, *arguments], self.config, self.hydra_context, self.task_function)
 
@@ -57,7 +58,16 @@ class OptunaSweeper(GridSweeper):
         super().__init__(params)
 
     def sweep(self, arguments: Sequence[str]) -> None:
-        """Run the search; its settings are in the config."""
+        """Run the search; its settings are in the config.
+
+        Raises:
+            ConfigError: when Optuna is not installed.
+        """
+        from cnn_lab.errors import ConfigError
+        from cnn_lab.settings.extras import install_hint
+
+        if importlib.util.find_spec("optuna") is None:
+            raise ConfigError(f"Optuna is not installed; {install_hint('search')}")
         from cnn_lab.sweeps.search import search
 
         search([*self.params, *arguments], self.config, self.hydra_context, self.task_function)

@@ -12,22 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from submitit.slurm.slurm import SlurmExecutor
+from test_sweeps import TINY
 
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.settings.config import PROJECT
 from cnn_lab.sweeps.launchers import check_launcher, take_gpu
 from conftest import read_result, train_command
 
-SMALL = [
-    "data=sample",
-    "trainer.accelerator=cpu",
-    "model.channels=[4]",
-    "model.hidden=[8]",
-    "trainer.max_epochs=1",
-]
+SMALL = [*TINY, "model.channels=[4]", "trainer.max_epochs=2"]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -69,13 +65,32 @@ def test_joblib_divides_the_cores(tmp_path: Path) -> None:
     assert read_result(run)["test/loss"] == runs[1]["test/loss"]
 
 
+@pytest.mark.slow
+def test_a_batch_of_one_leaves_the_next_batches_their_places(tmp_path: Path) -> None:
+    """A search of two trials at a time, one of whose first two is refused."""
+    done = train_command(
+        "-m", "hydra/sweeper=optuna", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SMALL, "seed=2",
+        "hydra/sweeper/sampler=random", "hydra/sweeper/pruner=none", "hydra.sweeper.n_jobs=2",
+        "model.channels=choice([2],[2,2,2,2,2])", "model.dropout=interval(0,0.5)", "hydra.sweeper.n_trials=8",
+        f"output_dir={tmp_path}",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    arranged = re.findall(r"^(\d) side by side", done.stdout, re.MULTILINE)
+    assert arranged[:2] == ["1", "2"]
+
+
+JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+
+
 def test_gpus_are_dealt_out_one_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that says it has two; the runs of a GPU that is not there are not started."""
     monkeypatch.setattr("cnn_lab.sweeps.launchers.count_gpus", lambda trainer: 2)
     settings: dict[str, Any] = {"trainer": {"accelerator": "gpu", "devices": 1}, "sweep": {"jobs_per_gpu": 1}}
-    launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"}
+    launcher = {"_target_": JOBLIB}
     with take_gpu(settings, launcher, tmp_path) as first, take_gpu(settings, launcher, tmp_path) as second:
         assert [run["trainer"]["devices"] for run in (first, second)] == [[0], [1]]
+        with pytest.raises(CnnLabError, match="all GPUs are taken"), take_gpu(settings, launcher, tmp_path):
+            pass
     with take_gpu(settings, launcher, tmp_path) as again:
         assert again["trainer"]["devices"] == [0]
     shared = {**settings, "sweep": {"jobs_per_gpu": 2}}
@@ -84,19 +99,49 @@ def test_gpus_are_dealt_out_one_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
         assert [run["trainer"]["devices"] for run in taken] == [[0], [1], [0], [1]]
 
 
-def test_more_runs_at_once_than_the_gpus_take_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("n_jobs", "message"),
+    [
+        (0, "hydra.launcher.n_jobs=0 is out of range: it must be at least 1, or -1"),
+        (
+            3,
+            (
+                "hydra.launcher.n_jobs=3: the GPUs here have room for 2; type hydra.launcher.n_jobs=2, or let more "
+                "runs share a GPU with sweep.jobs_per_gpu"
+            ),
+        ),
+    ],
+)
+def test_more_or_fewer_runs_at_once_than_there_can_be_are_refused(
+    n_jobs: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cnn_lab.sweeps.launchers.count_gpus", lambda trainer: 2)
-    launcher = OmegaConf.create(
-        {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": 3}
-    )
+    launcher = OmegaConf.create({"_target_": JOBLIB, "n_jobs": n_jobs})
     config: dict[str, Any] = {"trainer": {"accelerator": "auto"}, "sweep": {"jobs_per_gpu": 1}}
-    message = (
-        "hydra.launcher.n_jobs=3: the GPUs here have room for 2; type hydra.launcher.n_jobs=2, or let more runs "
-        "share a GPU with sweep.jobs_per_gpu"
-    )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         check_launcher(launcher, config)
-    check_launcher(launcher, {**config, "sweep": {"jobs_per_gpu": 2}})
+    check_launcher(OmegaConf.create({**launcher, "n_jobs": 2}), config)
+
+
+@pytest.mark.parametrize("name", ["joblib", "ray", "submitit"])
+def test_a_launcher_that_is_not_installed_says_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = f"hydra_{name}_launcher"
+    monkeypatch.setitem(sys.modules, f"hydra_plugins.{package}", None)
+    launcher = OmegaConf.create({"_target_": f"hydra_plugins.{package}.x.Launcher"})
+    extra = {"joblib": "parallel", "ray": "ray", "submitit": "slurm"}[name]
+    message = f"the launcher {name}_launcher is not installed; type: pip install -e '{PROJECT}[{extra}]'"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        check_launcher(launcher, {})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("target", [JOBLIB, "hydra._internal.core_plugins.basic_launcher.BasicLauncher"])
+def test_a_sweep_on_a_gpu_that_is_not_there_is_refused_at_once(target: str) -> None:
+    launcher = OmegaConf.create({"_target_": target, "n_jobs": -1})
+    with pytest.raises(ConfigError, match=r"^trainer\.accelerator=gpu: PyTorch finds no GPU here"):
+        check_launcher(launcher, {"trainer": {"accelerator": "gpu"}, "sweep": {"jobs_per_gpu": 1}})
 
 
 @pytest.fixture
@@ -126,7 +171,7 @@ def test_a_ray_cluster_of_two_nodes_runs_on_both(cluster: str, tmp_path: Path) -
     ray = [*find_in_readme("ray"), f"hydra.launcher.ray.init.address={cluster}"]
     done = train_command(*ray, *SMALL, f"output_dir={tmp_path}", no_proxy="*")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[1] == "2 side by side on 2 Ray nodes"
+    assert done.stdout.splitlines()[1] == "on 2 Ray nodes"
     runs = read_runs(tmp_path)
     assert [run["status"] for run in runs] == ["completed"] * 4
     assert find_most_at_once(runs) == 2  # each node has a CPU, and each run takes one

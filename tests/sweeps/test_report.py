@@ -14,12 +14,15 @@ import yaml
 from matplotlib import colors
 from PIL import Image
 
-from cnn_lab.pictures.figures import STYLES, draw_report
+from cnn_lab.pictures.style import STYLES
 from cnn_lab.settings.config import check_config
-from cnn_lab.sweeps.report import collect, compare, describe, judge, shorten_keys
+from cnn_lab.sweeps.plots import describe_error_bars, draw_report
+from cnn_lab.sweeps.report import describe, judge, shorten_keys
+from cnn_lab.sweeps.results import collect, compare, find_sweep
 from conftest import TrainedRun, compose_config, run_script
 
-BASE = check_config(compose_config("data=sample"))
+BASE = check_config(compose_config())
+NEW_YEAR = "2026-01-01T00:00:00+00:00"
 
 
 def write_run(folder: Path, settings: Mapping[str, Any], accuracy: float | None, **result: Any) -> Path:
@@ -33,7 +36,7 @@ def write_run(folder: Path, settings: Mapping[str, Any], accuracy: float | None,
     best = {"val/accuracy": accuracy, "epoch": 1} if accuracy is not None else None
     test = {"test/accuracy": accuracy, "test/loss": 0.1} if accuracy is not None else {}
     record = {"status": "completed", "error": None, "best": best, "parameters": 1000, "seconds": 1.0, **test}
-    (folder / "result.json").write_text(json.dumps({**record, "started": folder.name, **result}))
+    (folder / "result.json").write_text(json.dumps({**record, "started": NEW_YEAR, **result}))
     return folder
 
 
@@ -82,15 +85,24 @@ def test_seeds_are_folded_and_the_best_on_validation_images_comes_first(tmp_path
     assert settings[2].measure("val/accuracy") == (0.5, None, 1)
 
 
-def test_what_comes_with_an_optimizer_is_no_difference_of_its_own(tmp_path: Path) -> None:
+def test_what_comes_with_an_optimizer_is_shown_where_it_differs(tmp_path: Path) -> None:
+    """Another lr is as likely a reason for a better run as another optimizer; Adam's betas, which SGD lacks, is none."""
     for number, name in enumerate(("adam", "sgd")):
-        settings = check_config(compose_config("data=sample", f"optimizer={name}"))
+        settings = check_config(compose_config(f"optimizer={name}"))
         write_run(tmp_path / f"{number}-x", {"optimizer": settings["optimizer"]}, 0.9)
     keys, settings = compare(collect([tmp_path]))
-    assert keys == ["optimizer"]
-    assert [setting.values["optimizer"] for setting in settings] == ["Adam", "SGD"]
-    write_run(tmp_path / "2-x", {"optimizer": {**BASE["optimizer"], "lr": 0.1}}, 0.9)
-    assert compare(collect([tmp_path]))[0] == ["optimizer", "optimizer.lr"]
+    assert keys == ["optimizer", "optimizer.lr"]
+    assert [list(setting.values.values()) for setting in settings] == [["Adam", 0.001], ["SGD", 0.05]]
+
+
+def test_what_comes_with_a_data_set_is_no_difference_of_its_own(tmp_path: Path) -> None:
+    for number, name in enumerate(("mnist", "fashion_mnist")):
+        write_run(
+            tmp_path / f"{number}-x", {"data": check_config(compose_config(f"data={name}"))["data"]}, 0.9
+        )
+    assert compare(collect([tmp_path]))[0] == ["data.name"]
+    write_run(tmp_path / "2-x", {"data.mean": 0.5}, 0.9)
+    assert sorted(compare(collect([tmp_path]))[0]) == ["data.mean", "data.name"]
 
 
 def test_a_difference_within_the_spread_is_said_to_be_one(tmp_path: Path) -> None:
@@ -104,6 +116,11 @@ def test_a_difference_within_the_spread_is_said_to_be_one(tmp_path: Path) -> Non
     ]
     assert judge(compare(collect([clear]))[1], names) == [
         f"{best} Its lead over all others is larger than the spread over seeds."
+    ]
+    rival = write_sweep(tmp_path / "rival", {(0.1,): [0.95, 0.97], (0.5,): [0.95]}, "model.dropout")
+    assert judge(compare(collect([rival]))[1], names) == [
+        f"{best} Its lead is within the spread over seeds of: dropout 0.5.",
+        "With a single run, whose spread is not known: dropout 0.5.",
     ]
     assert judge(compare(collect([once]))[1], names) == [
         best, "Each setting has 1 run: how far seeds differ is not known; add seed=0,1,2."
@@ -123,11 +140,47 @@ def test_failed_pruned_and_unfinished_runs_come_last_with_their_reason(tmp_path:
     assert "interrupted: 2-c: after epoch 3\n" in done.stdout  # no process holds its directory
 
 
+def test_runs_that_failed_for_the_same_reason_share_a_line(tmp_path: Path) -> None:
+    for number in range(5):
+        write_run(
+            tmp_path / f"{number}-a", {"seed": number}, None, status="failed", error="no", parameters=None
+        )
+    done = run_script("report.py", str(tmp_path), "--output", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "failed: 0-a, 1-a, 2-a and 2 more: no\n" in done.stdout
+
+
 def test_a_repeated_run_of_a_sweep_counts_once(tmp_path: Path) -> None:
-    write_run(tmp_path / "0-a", {}, None, status="failed", fingerprint="x", started="1")
-    write_run(tmp_path / "1-a", {}, 0.9, fingerprint="x", started="2")
+    """The one that was started last, an hour after the first, when summer time had ended."""
+    summer, winter = "2026-10-25T02:40:00+02:00", "2026-10-25T02:10:00+01:00"
+    write_run(tmp_path / "0-a", {}, None, status="failed", fingerprint="x", started=summer)
+    write_run(tmp_path / "1-a", {}, 0.9, fingerprint="x", started=winter)
     (tmp_path / "sweep.yaml").write_text("kind: grid\n")
     assert [record.path.name for record in collect([tmp_path])] == ["1-a"]
+
+
+def test_the_latest_sweep_is_the_one_that_was_started_last(tmp_path: Path) -> None:
+    starts = {"2026-10-25_02-40-00-summer": "02:40:00+02:00", "2026-10-25_02-10-00-winter": "02:10:00+01:00"}
+    for name, start in starts.items():
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+        (tmp_path / "sweeps" / name / "sweep.yaml").write_text(f"kind: grid\nstarted: '2026-10-25T{start}'\n")
+    assert find_sweep(None, tmp_path).name == "2026-10-25_02-10-00-winter"
+
+
+def test_a_run_without_its_number_of_parameters_is_reported(tmp_path: Path) -> None:
+    write_run(tmp_path / "0-a", {"model.dropout": 0.1}, 0.9, parameters=None)
+    write_run(tmp_path / "1-a", {"model.dropout": 0.2}, 0.8)
+    done = run_script("report.py", str(tmp_path), "--output", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_error_bars_say_what_they_are(tmp_path: Path) -> None:
+    runs = {(0.1,): [0.9, 0.92], (0.3,): [0.8, 0.83, 0.84], (0.5,): [0.7]}
+    _, settings = compare(collect([write_sweep(tmp_path, runs, "model.dropout")]))
+    assert describe_error_bars(settings, "val/accuracy") == (
+        "error bars: one standard deviation over 2 to 3 runs, which differ in their seed"
+    )
+    assert describe_error_bars(settings[2:], "val/accuracy") == ""
 
 
 def test_one_number_gives_a_line_with_error_bars(tmp_path: Path) -> None:
@@ -172,7 +225,7 @@ def test_the_script_compares_single_runs_and_sweeps_alike(trained: TrainedRun, t
     (row,) = [row for row in rows if row["run"] == trained.path.name]
     assert float(row["test/accuracy"]) == trained.result["test/accuracy"]
     assert {path.name for path in out.iterdir()} == {"report.csv", "report.md", "report.png"}
-    assert trained.path.name in (out / "report.csv").read_text()
+    assert f"Best run: {trained.path}\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -190,8 +243,8 @@ def test_nothing_to_report_on(name: str, message: str, tmp_path: Path) -> None:
 
 def test_reports_and_the_parent_of_a_sweep_do_not_import_torch() -> None:
     code = (
-        "import sys, cnn_lab.sweeps.report, cnn_lab.pictures.figures, cnn_lab.sweeps.sweep, cnn_lab.sweeps.search, cnn_lab.sweeps.job; "
-        "sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+        "import sys, cnn_lab.sweeps.plots, cnn_lab.sweeps.grid, cnn_lab.sweeps.job; "
+        "assert 'optuna' not in sys.modules; import cnn_lab.sweeps.search; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -1,8 +1,9 @@
 """Searches with Optuna: the grammar of the search space, pruning, resuming, and what comes out."""
 
 import re
-import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,29 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
-from test_sweeps import only_sweep, read_runs, stop_sweep
+from test_sweeps import TINY, end_sweep, only_sweep, read_runs, run_again, start_sweep
 
 from cnn_lab.sweeps.search import read_space
+from cnn_lab.sweeps.study import RUN, find_trial
 from conftest import read_result, train_command
 
 SEARCH = [
-    "-m", "hydra/sweeper=optuna", "data=sample", "trainer.accelerator=cpu", "model.channels=[4]", "model.hidden=[8]",
-    "model.dropout=0", "optimizer.lr=tag(log,interval(1e-9,1))", "trainer.max_epochs=4", "hydra.sweeper.n_trials=6",
+    "-m", "hydra/sweeper=optuna", *TINY, "model.channels=[4]", "model.dropout=0", "optimizer.lr=tag(log,interval(1e-9,1))", "trainer.max_epochs=4", "hydra.sweeper.n_trials=6",
     "hydra.sweeper.sampler.n_startup_trials=20", "hydra.sweeper.pruner.n_startup_trials=1", "hydra/sweeper/pruner=median",
 ]  # fmt: skip
+
+
+# Writes into the journal of a search, and is killed in the middle of it.
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from omegaconf import OmegaConf
+from cnn_lab.sweeps.study import open_study
+settings = {"storage": None, "study_name": None, "pruner": {"_target_": "optuna.pruners.NopPruner"}}
+study = open_study(OmegaConf.create(settings), Path(sys.argv[1]))
+os.fsync = lambda file: (print("writing", flush=True), time.sleep(600))
+study.set_user_attr("killed", True)
+"""
 
 
 def read_study(sweep: Path) -> optuna.Study:
@@ -70,10 +84,14 @@ def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path:
     def third_has_begun(runs: dict[str, dict[str, Any]]) -> bool:
         return len(runs) > 2 and list(runs.values())[2].get("epochs", 0) >= 1
 
-    code, _ = stop_sweep(signal.SIGKILL, third_has_begun, tmp_path, *SEARCH)
+    code, _ = end_sweep(start_sweep(third_has_begun, tmp_path, *SEARCH), signal.SIGKILL)
     sweep = only_sweep(tmp_path)
     assert code == -signal.SIGKILL
     before = read_runs(sweep)
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(sweep)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout
+        assert writer.stdout.readline() == b"writing\n"
+        writer.kill()
     done = train_command(*SEARCH, f"output_dir={tmp_path}", "sweep.resume=latest")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.match(rf"6 trials in {sweep}; [23] are done already\n", done.stdout)
@@ -96,15 +114,8 @@ def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path:
     assert all(read_result(Path(trial.user_attrs["run"]))["epochs"] < 4 for trial in pruned)
     best = max((trial for trial in trials if trial.value is not None), key=lambda trial: trial.value)
     assert best.params["optimizer.lr"] > 1e-5
-    command = re.search(r"^Train the best: python scripts/train.py (.*)$", done.stdout, re.MULTILINE)
-    assert command
-    assert f"optimizer.lr={best.params['optimizer.lr']:.4g}" in command[1]
-    assert command[1] in (sweep / "report.md").read_text()
-    composed = train_command(*shlex.split(command[1]), "--cfg", "job")
-    assert (composed.returncode, composed.stderr) == (0, "")
-    shown = re.search(r"^  lr: (\S+)$", composed.stdout, re.MULTILINE)
-    assert shown
-    assert float(shown[1]) == pytest.approx(best.params["optimizer.lr"], rel=1e-3)
+    assert f"Best run: {best.user_attrs['run']}\n" in done.stdout
+    assert run_again(done.stdout)["fingerprint"] == read_result(Path(best.user_attrs["run"]))["fingerprint"]
     other = [argument.replace("1e-9", "1e-8") for argument in SEARCH]
     refused = train_command(*other, f"output_dir={tmp_path}", "sweep.resume=latest")
     assert refused.stderr == (
@@ -116,15 +127,27 @@ def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path:
 def test_failed_trials_are_failed_trials_and_a_database_may_hold_them(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/study.db"
     done = train_command(
-        "-m", "search=cnn", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "data=sample",
+        "-m", "search=cnn", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", *TINY,
         "hydra/sweeper/sampler=random", "hydra/sweeper/pruner=none", "model.channels=choice([2],[2,2,2,2,2])",
-        "trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.accelerator=cpu", "seed=2",
-        f"hydra.sweeper.storage={database}", "hydra.sweeper.study_name=shared", f"output_dir={tmp_path}",
+        "seed=2", f"hydra.sweeper.storage={database}", "hydra.sweeper.study_name=shared", f"output_dir={tmp_path}",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     study = optuna.load_study(study_name="shared", storage=database)
     states = {trial.params["model.channels"]: trial.state.name for trial in study.trials}
     assert states == {"[2]": "COMPLETE", "[2,2,2,2,2]": "FAIL"}
     assert len(study.trials) == 4
-    assert "is refused: model: block 5" in done.stdout
+    assert "refused: model: block 5" in done.stdout
     assert not (only_sweep(tmp_path) / "study.log").exists()
+    assert (
+        run_again(done.stdout)["fingerprint"]
+        == read_result(Path(study.best_trial.user_attrs[RUN]))["fingerprint"]
+    )
+
+
+def test_a_trial_is_taken_up_in_another_process() -> None:
+    study = optuna.create_study()
+    study.ask().set_user_attr(RUN, "/sweep/0-x")
+    find_trial(study, Path("/sweep/0-x")).report(0.5, 1)
+    assert study.trials[0].intermediate_values == {1: 0.5}, (
+        "Trial(study, _trial_id), which is private, has changed"
+    )

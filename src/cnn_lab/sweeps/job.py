@@ -1,4 +1,4 @@
-"""One run of a sweep, in whichever process and on whichever machine its launcher has started it.
+"""A job: one run of a sweep, in whichever process and on whichever machine its launcher has started it.
 
 Importing this does not import torch.
 """
@@ -9,6 +9,7 @@ import functools
 import gc
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,32 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from cnn_lab.errors import CnnLabError, RunPruned
-from cnn_lab.runs.record import Run, read_result
+from cnn_lab.runs.lock import is_alive
+from cnn_lab.runs.record import Run, read_result, read_status
 from cnn_lab.settings.config import check_config, list_typed
 from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.sweeps.launchers import take_gpu
 from cnn_lab.terminal.logs import hold_logs
 
 STOP = ".stop"  # in the sweep's directory: a run has failed, and no other is to start
+
+
+@dataclass
+class Job:
+    """A run to come; `error` says why its settings are refused, if they are."""
+
+    overrides: list[str]
+    label: str
+    fingerprint: str
+    config: dict[str, Any]
+    error: str = ""
+    path: Path = Path()
+    done: bool = False
+
+    def result(self) -> dict[str, Any]:
+        """What the run has recorded, with its true status; it may be "not started"."""
+        result = read_result(self.path)
+        return {**result, "status": read_status(self.path, result)} if result else {"status": "not started"}
 
 
 def run_job(config: DictConfig) -> None:
@@ -49,7 +69,8 @@ def run_job(config: DictConfig) -> None:
     except RunPruned:
         pass
     except Exception as error:
-        if read_result(run_dir).get("status") != "failed":  # it ended before it had begun
+        # What another process is training there has a record of its own.
+        if not is_alive(run_dir) and read_result(run_dir).get("status") != "failed":
             details = "" if isinstance(error, CnnLabError) else traceback.format_exc()
             record_failure(run_dir, overrides, settings, str(error), details)
         if settings["sweep"]["fail_fast"]:
@@ -73,8 +94,7 @@ def record_failure(
 ) -> None:
     """Leave the record of a run that failed before it had begun."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    name = fingerprint(settings)
-    run = Run(run_dir, label=label_of(run_dir), overrides=list(overrides), fingerprint=name)
+    run = Run(run_dir, label=label_of(run_dir), overrides=list(overrides), fingerprint=fingerprint(settings))
     run.write_config(settings)
     run.update(status="failed", error=error, traceback=details)
 

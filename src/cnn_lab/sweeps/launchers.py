@@ -8,7 +8,6 @@ import importlib.util
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from cnn_lab.errors import ConfigError
-from cnn_lab.settings.config import PROJECT
-from cnn_lab.terminal.screen import shorten
+from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.settings.extras import install_hint
 
 EXTRAS = {
     "hydra_joblib_launcher": "parallel",
@@ -27,7 +25,6 @@ EXTRAS = {
 }
 RAY_RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}
 CONNECT_SECONDS = 5
-GPU_POLL_SECONDS = 0.5
 
 
 def check_launcher(launcher: DictConfig, config: Mapping[str, Any]) -> None:
@@ -47,33 +44,53 @@ def check_launcher(launcher: DictConfig, config: Mapping[str, Any]) -> None:
 
         choose_hardware(config["trainer"])
     if package == "hydra_joblib_launcher":
-        places, gpus = _count_places(config)
-        if launcher.n_jobs != -1 and launcher.n_jobs < 1:
-            raise ConfigError(
-                f"hydra.launcher.n_jobs={launcher.n_jobs} is out of range: it must be at least 1, or -1"
-            )
-        if gpus and launcher.n_jobs > places:
-            raise ConfigError(
-                f"hydra.launcher.n_jobs={launcher.n_jobs}: the GPUs here have room for {places}; "
-                f"type hydra.launcher.n_jobs={places}, or let more runs share a GPU with sweep.jobs_per_gpu"
-            )
+        _check_joblib(launcher, config)
     if package == "hydra_ray_launcher":
         _check_ray(launcher)
 
 
+def check_devices(trainer: Mapping[str, Any]) -> None:
+    """Refuse a run of a sweep on several devices.
+
+    Raises:
+        ConfigError: saying what to type instead.
+    """
+    for name in ("devices", "num_nodes"):
+        if trainer.get(name, 1) not in (1, "1"):
+            raise ConfigError(
+                f"trainer.{name}={trainer[name]} does not go with -m: each run of a sweep gets one device. "
+                f"Type trainer.{name}=1, and hydra/launcher=joblib to use all devices, or train without -m"
+            )
+
+
+def _check_joblib(launcher: DictConfig, config: Mapping[str, Any]) -> None:
+    places, gpus = _count_places(config)
+    if launcher.n_jobs != -1 and launcher.n_jobs < 1:
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={launcher.n_jobs} is out of range: it must be at least 1, or -1"
+        )
+    if gpus and launcher.n_jobs > places:
+        raise ConfigError(
+            f"hydra.launcher.n_jobs={launcher.n_jobs}: the GPUs here have room for {places}; "
+            f"type hydra.launcher.n_jobs={places}, or let more runs share a GPU with sweep.jobs_per_gpu"
+        )
+
+
 def _check_ray(launcher: DictConfig) -> None:
+    """Refuse what Ray would try for minutes or wait for in vain: a dead address, more than a node has."""
     import ray
 
-    if not ray.is_initialized():  # here, since the launcher passes on what a running cluster refuses
-        settings = OmegaConf.to_container(launcher.ray.init, resolve=True)
-        _check_address(settings["address"])
-        try:
+    settings = OmegaConf.to_container(launcher.ray.init, resolve=True)
+    host, _, port = str(settings["address"]).rpartition(":")
+    try:
+        if port.isdigit():
+            socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CONNECT_SECONDS).close()
+        if not ray.is_initialized():  # the launcher would pass on empty settings, which a cluster refuses
             ray.init(**{key: value for key, value in settings.items() if value is not None})
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"hydra.launcher.ray.init: {error}\nA cluster that asks for a token needs "
-                "RAY_AUTH_MODE=token and its head's token, in ~/.ray/auth_token or RAY_AUTH_TOKEN"
-            ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"hydra.launcher.ray.init.address={settings['address']}: no Ray cluster answers there ({error})"
+        ) from error
     for name, resource in RAY_RESOURCES.items():
         wanted = launcher.ray.remote.get(name) or 0
         most = max(node.get(resource, 0) for node in _ray_nodes())
@@ -83,32 +100,13 @@ def _check_ray(launcher: DictConfig) -> None:
             )
 
 
-def _check_address(address: str | None) -> None:
-    """Ray itself tries for many minutes."""
-    host, _, port = str(address).rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ConfigError(
-            f"hydra.launcher.ray.init.address={address}: no Ray cluster answers there ({error})"
-        ) from None
-
-
-def install_hint(extra: str) -> str:
-    """What to type for an extra that is missing."""
-    return f"type: pip install -e '{shorten(PROJECT)}[{extra}]'"
-
-
 def arrange_launcher(launcher: DictConfig, jobs: int, config: Mapping[str, Any]) -> str:
-    """Divide what there is among `jobs` runs; returns what was arranged, in words."""
+    """Divide what there is among `jobs` runs, in the launcher's config; returns it in words."""
     package = _package(launcher)
     if package == "hydra_joblib_launcher":
         return _arrange_joblib(launcher, jobs, config)
     if package == "hydra_ray_launcher":
-        places = sum(_count_ray_places(node, launcher.ray.remote, jobs) for node in _ray_nodes())
-        return f"{min(jobs, places)} side by side on {_count(len(_ray_nodes()), 'Ray node')}"
+        return f"on {_count(len(_ray_nodes()), 'Ray node')}"
     if package == "hydra_submitit_launcher":
         threads = os.environ.setdefault("OMP_NUM_THREADS", str(launcher.cpus_per_task))
         return f"submitted as jobs with {_count(int(threads), 'CPU thread')} each"
@@ -123,9 +121,10 @@ def _arrange_joblib(launcher: DictConfig, jobs: int, config: Mapping[str, Any]) 
     with read_write(launcher):
         launcher.n_jobs = side_by_side
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # Hydra has some before a run has its log
-    cores = str(max(1, joblib.cpu_count() // side_by_side))
-    threads = _count(int(os.environ.setdefault("OMP_NUM_THREADS", cores)), "CPU thread")
-    return f"{side_by_side} side by side, {threads} each" + (f", {_count(gpus, 'GPU')}" if gpus else "")
+    # joblib itself gives each process its share of the cores.
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, joblib.cpu_count() // side_by_side)))
+    words = f"{side_by_side} side by side, {_count(threads, 'CPU thread')} each"
+    return words + (f", {_count(gpus, 'GPU')}" if gpus else "")
 
 
 def _count_places(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -140,15 +139,6 @@ def _ray_nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _count_ray_places(node: Mapping[str, float], wanted: Mapping[str, Any], jobs: int) -> int:
-    places = [
-        int(node.get(resource, 0) / wanted[name] + 1e-9)
-        for name, resource in RAY_RESOURCES.items()
-        if wanted.get(name)
-    ]
-    return min(places, default=jobs)
 
 
 def stop_launched() -> None:
@@ -174,26 +164,26 @@ def count_gpus(trainer: Mapping[str, Any]) -> int:
 def take_gpu(settings: dict[str, Any], launcher: Mapping[str, Any], sweep: Path) -> Iterator[dict[str, Any]]:
     """The settings with a GPU that is free, if the launcher starts several runs on a machine with GPUs.
 
-    They are dealt out by lock files in the sweep's directory, which the system releases however a run ends.
+    They are dealt out by lock files in the sweep's directory: joblib replaces its processes at times, so that
+    with a GPU for each process some GPUs would get two and others none.
+
+    Raises:
+        CnnLabError: when all are taken, which is so only beside runs of a sweep that was killed.
     """
     gpus = count_gpus(settings["trainer"]) if _package(launcher) == "hydra_joblib_launcher" else 0
     if not gpus:
         yield settings
         return
-    places = [(gpu, place) for place in range(settings["sweep"]["jobs_per_gpu"]) for gpu in range(gpus)]
-    while True:
-        for gpu, place in places:
-            lock = FileLock(sweep / f".gpu{gpu}-{place}.lock", timeout=0)
+    for place in range(settings["sweep"]["jobs_per_gpu"]):
+        for gpu in range(gpus):
             try:
-                lock.acquire()
+                taken = FileLock(sweep / f".gpu{gpu}-{place}.lock").acquire(timeout=0)
             except Timeout:
                 continue
-            try:
+            with taken:
                 yield {**settings, "trainer": {**settings["trainer"], "devices": [gpu]}}
-            finally:
-                lock.release()
             return
-        time.sleep(GPU_POLL_SECONDS)
+    raise CnnLabError("all GPUs are taken by other runs of this sweep; go on with it when they have ended")
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,69 +1,28 @@
-"""The pictures that runs leave behind: curves.png of a run, report.png of a sweep."""
+"""The picture of a report: report.png."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnn_lab.pictures.style import BLUE, DPI, NAMES, ORANGE, SMALL, STYLES, TEXT, make_figure
+from cnn_lab.pictures.style import BLUE, DPI, ORANGE, SMALL, TEXT, make_figure
+from cnn_lab.terminal.screen import NAMES
+from cnn_lab.sweeps.results import Setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cnn_lab.sweeps.report import Setting
-
 WIDTH = 9  # inches
 BARS_SHOWN = 20
-MARKED_EPOCHS = 30  # more points would run into each other
 LABELS_SHOWN = 10
 LOG_RATIO = 20  # from which on numbers are spread over a logarithmic axis
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw the rows of metrics.csv into a PNG file: loss and accuracy, as the article does."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    figure, panels = make_figure(title, WIDTH, 3.6, columns=2, layout=None)  # finding margins takes long
-    figure.subplots_adjust(left=0.09, right=0.985, bottom=0.14, top=0.88, wspace=0.22)
-    for axes, quantity in zip(panels, ("loss", "accuracy"), strict=True):
-        for split, style in STYLES.items():
-            points = [
-                (row["epoch"], row[f"{split}/{quantity}"])
-                for row in rows
-                if row.get(f"{split}/{quantity}") is not None
-            ]
-            if points:
-                marker = "o" if len(points) <= MARKED_EPOCHS else ""
-                axes.plot(
-                    *zip(*points, strict=True), marker=marker, markersize=4, label=NAMES[split], **style
-                )
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(quantity)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if quantity == "accuracy":
-            _mark_best(axes, rows)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        else:
-            axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
-    figure.savefig(path, dpi=DPI)
-
-
-def _mark_best(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
-    """A ring around the epoch whose weights are kept as the best."""
-    measured = [row for row in rows if row.get("val/accuracy") is not None]
-    if measured:
-        best = max(measured, key=lambda row: row["val/accuracy"])
-        label = f"best: {best['val/accuracy']:.2%}, epoch {best['epoch']}"
-        style = {"linestyle": "", "marker": "o", "markersize": 10, "markerfacecolor": "none"}
-        axes.plot([best["epoch"]], [best["val/accuracy"]], color="black", label=label, **style)
-
-
-def draw_report(settings: "Sequence[Setting]", names: Mapping[str, str], path: Path, title: str) -> None:
+def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str) -> None:
     """Draw the settings of a sweep into a PNG file: accuracy by what varies, and by parameters.
 
-    One number that varies gives a line, two a heat map, anything else bars; error bars are standard
-    deviations over seeds. Without validation images it is the accuracy on test images that is drawn.
+    One number that varies gives a line, two a heat map, anything else bars. Without validation images it is
+    the accuracy on test images that is drawn.
 
     Args:
         names: what to call each key that varies.
@@ -84,12 +43,23 @@ def draw_report(settings: "Sequence[Setting]", names: Mapping[str, str], path: P
         _draw_heat_map(figure, left, shown, names, metric, label)
     else:
         _draw_bars(left, shown, names, metric, f"{NAMES[split]} error, %")
-    _draw_by_parameters(right, shown, names, metric, label)
+    _draw_by_parameters(right, [item for item in shown if item.measure("parameters")], metric, label)
+    figure.supxlabel(describe_error_bars(shown, metric), fontsize=SMALL)
     figure.savefig(path, dpi=DPI)
 
 
+def describe_error_bars(settings: Sequence[Setting], metric: str) -> str:
+    """What the error bars of a picture are, and of how many runs; empty where there are none."""
+    measured = [setting.measure(metric) for setting in settings]
+    counts = sorted(found[2] for found in measured if found and found[2] > 1)
+    if not counts:
+        return ""
+    runs = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    return f"error bars: one standard deviation over {runs} runs, which differ in their seed"
+
+
 def _draw_line(
-    axes: "Axes", settings: "Sequence[Setting]", names: Mapping[str, str], metric: str, label: str
+    axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str, label: str
 ) -> None:
     ((key, name),) = names.items()
     ordered = sorted(settings, key=lambda setting: setting.values[key])
@@ -104,7 +74,7 @@ def _draw_line(
 def _draw_heat_map(
     figure: "Figure",
     axes: "Axes",
-    settings: "Sequence[Setting]",
+    settings: Sequence[Setting],
     names: Mapping[str, str],
     metric: str,
     label: str,
@@ -133,7 +103,7 @@ def _draw_heat_map(
 
 
 def _draw_bars(
-    axes: "Axes", settings: "Sequence[Setting]", names: Mapping[str, str], metric: str, label: str
+    axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str, label: str
 ) -> None:
     """Bars of the error, which, unlike those of a high accuracy, can be compared and start at 0."""
     best = list(settings[:BARS_SHOWN])[::-1]
@@ -155,11 +125,13 @@ def _draw_bars(
         axes.set_title(f"the best {BARS_SHOWN} of {len(settings)}", fontsize=TEXT)
 
 
-def _draw_by_parameters(
-    axes: "Axes", settings: "Sequence[Setting]", names: Mapping[str, str], metric: str, label: str
-) -> None:
+def _draw_by_parameters(axes: "Axes", settings: Sequence[Setting], metric: str, label: str) -> None:
     from matplotlib.ticker import EngFormatter
 
+    axes.set_xlabel("parameters")
+    axes.set_ylabel(label)
+    if not settings:
+        return
     means, spreads = _percentages(settings, metric)
     parameters = [setting.measure("parameters")[0] for setting in settings]  # type: ignore[index]
     axes.errorbar(
@@ -173,11 +145,9 @@ def _draw_by_parameters(
     axes.margins(x=0.15)
     _spread_axis(axes, parameters)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel("parameters")
-    axes.set_ylabel(label)
 
 
-def _percentages(settings: "Sequence[Setting]", metric: str) -> tuple[list[float], list[float]]:
+def _percentages(settings: Sequence[Setting], metric: str) -> tuple[list[float], list[float]]:
     measured = [setting.measure(metric) for setting in settings]
     return [100 * found[0] for found in measured if found], [
         100 * (found[1] or 0.0) for found in measured if found
@@ -189,7 +159,7 @@ def _spread_axis(axes: "Axes", values: Sequence[float]) -> None:
         axes.set_xscale("log")
 
 
-def _label(setting: "Setting", names: Mapping[str, str]) -> str:
+def _label(setting: Setting, names: Mapping[str, str]) -> str:
     if len(names) == 1:
         return ", ".join(str(_short(value)) for value in setting.values.values())
     return ", ".join(f"{names[key]} {_short(value)}" for key, value in setting.values.items())

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
 from cnn_lab.errors import RunPruned
-from cnn_lab.sweeps.search import RUN, open_study, report_epochs
+from cnn_lab.sweeps.study import find_trial, open_study, report_epochs
 
 
 class Pruning(Callback):
@@ -34,9 +34,6 @@ class Pruning(Callback):
 
 def make_pruning(sweeper: DictConfig, run_dir: Path) -> Pruning:
     """The callback for the trial whose run goes into `run_dir`."""
-    study = open_study(sweeper, run_dir.parent)
-    trials = study.get_trials(deepcopy=False)
-    frozen = next(item for item in reversed(trials) if item.user_attrs.get(RUN) == str(run_dir))
-    trial = optuna.trial.Trial(study, frozen._trial_id)
+    trial = find_trial(open_study(sweeper, run_dir.parent), run_dir)
     report_epochs(trial, run_dir)  # of a run that goes on
     return Pruning(trial)

@@ -1,153 +1,70 @@
-"""What runs have in common, what differs, and which settings were best: a table, files and a plot.
+"""The report of runs: what differs and which settings were best, as a table, in words and in files.
 
 Nothing here imports torch.
 """
 
 import csv
 import json
-import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.directory import SWEEP_RECORD
-from cnn_lab.runs.record import read_result, read_status
-from cnn_lab.runs.trust import check_inside, read_yaml
-from cnn_lab.settings.config import flatten
+from cnn_lab.settings.config import PROJECT
+from cnn_lab.sweeps.results import Record, Setting, collect, compare, name_targets
 from cnn_lab.terminal.screen import Screen, shorten
 
-# Where a run went, and on what; a difference in these is none between settings.
-NOT_COMPARED = ("seed", "label", "output_dir", "data.root", "trainer.devices", "trainer.accelerator")
+COLUMNS = ("runs", "val accuracy", "test accuracy", "parameters", "seconds", "status")
 ROWS_SHOWN = 30
-DEPTH = 4  # of folders between outputs/ and a run
-
-
-@dataclass(frozen=True)
-class Record:
-    """A run: its directory, what result.json holds, its true status, and its settings by dotted key."""
-
-    path: Path
-    result: dict[str, Any]
-    status: str
-    settings: dict[str, Any]
-
-    @property
-    def accuracy(self) -> float | None:
-        """The best on validation images."""
-        return (self.result.get("best") or {}).get("val/accuracy")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The runs that differ in nothing but the seed, and the values by which they differ from others."""
-
-    values: dict[str, Any]
-    runs: list[Record]
-
-    def measure(self, name: str) -> tuple[float, float | None, int] | None:
-        """Mean, standard deviation (None for a single run) and count over the completed runs.
-
-        Of a setting without any, over its other runs: a pruned run has a validation accuracy too.
-        """
-        runs = [run for run in self.runs if run.status == "completed"] or self.runs
-        found = [run.accuracy if name == "val/accuracy" else run.result.get(name) for run in runs]
-        values = [value for value in found if value is not None]
-        if not values:
-            return None
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
-
-    @property
-    def completed(self) -> int:
-        """How many of the runs are."""
-        return sum(run.status == "completed" for run in self.runs)
-
-
-def collect(paths: Iterable[Path]) -> list[Record]:
-    """The runs in these directories, at any depth that this project makes; of repeated ones the last.
-
-    Raises:
-        ConfigError: when there are none, or a link leads out of one.
-    """
-    paths = list(paths)
-    found: dict[tuple[Path, str], Record] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise ConfigError(f"{path} is not a directory; give a sweep's, a run's, or one that holds such")
-        if (path / SWEEP_RECORD).exists():  # the report is written into it
-            check_inside(path)
-        files = {file for depth in range(DEPTH) for file in path.glob("*/" * depth + "result.json")}
-        records = sorted(
-            (_read(file.parent) for file in files), key=lambda item: item.result.get("started", "")
-        )
-        for record in records:
-            name = record.result.get("fingerprint") if (record.path.parent / SWEEP_RECORD).exists() else None
-            found[record.path.parent, name or record.path.name] = record
-    if not found:
-        raise ConfigError(f"there is no run to report on in {', '.join(map(str, paths))}")
-    return sorted(found.values(), key=_order)
-
-
-def _order(record: Record) -> tuple[Path, int, str]:
-    """As the runs of a sweep are numbered, and single runs by their time stamp."""
-    number = record.path.name.partition("-")[0]
-    return record.path.parent, int(number) if number.isdecimal() else 0, record.path.name
-
-
-def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
-    """The keys in which the runs differ, and their settings, the best on validation images first.
-
-    Settings without a completed run come last, whatever they reached.
-    """
-    flats = [_name_targets(record.settings) for record in records]
-    keys = _find_differences(flats)
-    groups: dict[str, Setting] = {}
-    for record, flat in zip(records, flats, strict=True):
-        values = {key: flat[key] for key in keys if key in flat}
-        groups.setdefault(json.dumps(values, sort_keys=True), Setting(values, [])).runs.append(record)
-
-    def rank(setting: Setting) -> tuple[bool, float]:
-        accuracy = setting.measure("val/accuracy")
-        return not setting.completed, -accuracy[0] if accuracy else 1.0
-
-    return keys, sorted(groups.values(), key=rank)
+NAMES_SHOWN = 3
 
 
 def report_sweep(sweep: Path, screen: Screen, remarks: Sequence[str] = ()) -> None:
-    """Print the report of a sweep and write its files beside the runs; nothing where no run has begun."""
+    """Print the report of a sweep and write its files beside the runs; nothing where no run has begun.
+
+    What became of its unfinished runs has been on the screen already.
+    """
     try:
         records = collect([sweep])
     except ConfigError:
         return
-    write_report(records, sweep, screen, sweep.name, remarks)
+    write_report(records, sweep, screen, sweep.name, remarks, show_unfinished=False)
 
 
 def write_report(
-    records: Sequence[Record], folder: Path, screen: Screen, title: str, remarks: Sequence[str] = ()
+    records: Sequence[Record],
+    folder: Path,
+    screen: Screen,
+    title: str,
+    remarks: Sequence[str] = (),
+    show_unfinished: bool = True,
 ) -> None:
     """Print the report and write report.csv, report.md and report.png into `folder`."""
-    from cnn_lab.pictures.figures import draw_report
+    from cnn_lab.sweeps.plots import draw_report
 
     keys, settings = compare(records)
     names = shorten_keys(keys)
     head = [*(names[key] for key in keys), *COLUMNS]
     rows = [[*(show(setting.values.get(key)) for key in keys), *_cells(setting)] for setting in settings]
-    remarks = [*judge(settings, names), *_name_data(records), *remarks, *_list_unfinished(records)]
+    said = [*judge(settings, names), _name_data(records), *remarks]
+    unfinished = _list_unfinished(records)
+    last = _describe_best(settings)
 
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(records, keys, folder / "report.csv")
-    (folder / "report.md").write_text(_as_markdown(title, head, rows, remarks), encoding="utf-8")
+    text = _as_markdown(title, head, rows, [*said, *unfinished, *last])
+    (folder / "report.md").write_text(text, encoding="utf-8")
     draw_report(settings, names, folder / "report.png", title)
 
     screen.show("")
     screen.show(_as_table(head, rows[:ROWS_SHOWN]))
     if len(rows) > ROWS_SHOWN:
         screen.show(f"... and {len(rows) - ROWS_SHOWN} more settings in report.md")
-    for remark in remarks:
+    for remark in [*said, *(unfinished if show_unfinished else ()), *last]:
         screen.show(remark)
     screen.show(f"\nReport: {shorten(folder / 'report.png')}, report.csv, report.md")
 
@@ -158,20 +75,24 @@ def judge(settings: Sequence[Setting], names: Mapping[str, str]) -> list[str]:
     ranked = [(item, found) for item, found in measured if found]
     if len(ranked) < 2:
         return []
-    (best, (mean, spread, count)), others = ranked[0], ranked[1:]
+    (best, (mean, spread, _)), others = ranked[0], ranked[1:]
     text = f"Best on validation images: {describe(best, names)}."
-    if spread is None:
-        return [text, f"Each setting has {count} run: how far seeds differ is not known; add seed=0,1,2."]
+    single = [item for item, (_, item_spread, _) in ranked if item_spread is None]
+    if len(single) == len(ranked):
+        return [text, "Each setting has 1 run: how far seeds differ is not known; add seed=0,1,2."]
     close = [
         item
         for item, (other, other_spread, _) in others
-        if other_spread is not None and mean - other <= spread + other_spread
+        if mean - other <= (spread or 0.0) + (other_spread or 0.0)
     ]
-    if not close:
-        return [f"{text} Its lead over all others is larger than the spread over seeds."]
-    listed = "; ".join(describe(item, names) for item in close[:3])
-    rest = f" and {len(close) - 3} more" if len(close) > 3 else ""
-    return [f"{text} Its lead is within the spread over seeds of: {listed}{rest}."]
+    verdict = "larger than the spread over seeds"
+    if close:
+        verdict = f"within the spread over seeds of: {_list([describe(item, names) for item in close], '; ')}"
+    lines = [f"{text} Its lead {'is' if close else 'over all others is'} {verdict}."]
+    if single:
+        listed = _list([describe(item, names) for item in single], "; ")
+        lines.append(f"With a single run, whose spread is not known: {listed}.")
+    return lines
 
 
 def describe(setting: Setting, names: Mapping[str, str]) -> str:
@@ -192,9 +113,6 @@ def show(value: Any) -> str:
     return (
         value if isinstance(value, str) else "" if value is None else json.dumps(value, separators=(",", ":"))
     )
-
-
-COLUMNS = ("runs", "val accuracy", "test accuracy", "parameters", "seconds", "status")
 
 
 def _cells(setting: Setting) -> list[str]:
@@ -218,57 +136,45 @@ def _with_spread(measured: tuple[float, float | None, int] | None) -> str:
     return f"{mean:.2%}" if spread is None else f"{mean * 100:.2f} ± {spread * 100:.2f} %"
 
 
-def _read(path: Path) -> Record:
-    check_inside(path)
-    result = read_result(path)
-    try:
-        settings = flatten(read_yaml(path / "config.yaml"))
-    except ConfigError:  # killed before it had written one, or none that a run writes
-        settings = {}
-    return Record(path, result, read_status(path, result), settings)
+def _describe_best(settings: Sequence[Setting]) -> list[str]:
+    """Where the best run of the best setting is, and the command that trains the same again."""
+    runs = [run for run in settings[0].runs if run.status == "completed" and run.accuracy is not None]
+    if not runs:
+        return []
+    best = max(runs, key=lambda run: run.accuracy or 0.0)
+    kept = [
+        text
+        for text in map(str, best.result.get("overrides", ()))
+        if not text.startswith(("sweep.", "hydra."))
+    ]
+    if any(text.startswith(("experiment=", "search=")) for text in kept):
+        kept.append("hydra.mode=RUN")  # such a file may ask for a sweep
+    command = shlex.join(["python", shorten(PROJECT / "scripts" / "train.py"), *kept])
+    return [f"Best run: {shorten(best.path)}", f"Train it again: {command}"]
 
 
-def _name_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """With `optimizer: Adam` for `optimizer._target_: torch.optim.Adam`."""
-    return {
-        key.removesuffix("._target_"): str(value).rpartition(".")[2] if key.endswith("._target_") else value
-        for key, value in settings.items()
-        if key not in NOT_COMPARED and not key.startswith("sweep.")
-    }
-
-
-def _find_differences(flats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys with several values; below a group that has several targets, several with the same target."""
-    keys = dict.fromkeys(key for flat in flats for key in flat)
-    varying = []
-    for key in keys:
-        group = key.partition(".")[0]
-        seen: dict[Any, set[str]] = {}
-        for flat in flats:
-            if key in flat and flat[key] != "auto":  # which a run replaces by what it found, once it begins
-                target = flat.get(group) if group != key else None
-                seen.setdefault(str(target), set()).add(json.dumps(flat[key], sort_keys=True))
-        if any(len(values) > 1 for values in seen.values()):
-            varying.append(key)
-    return varying
-
-
-def _name_data(records: Sequence[Record]) -> list[str]:
-    """What was trained on, where it is not all of MNIST for all."""
-    found = sorted({record.result["dataset"]["name"] for record in records if "dataset" in record.result})
-    return [] if found in ([], ["MNIST"]) else [f"Trained on: {', '.join(found)}."]
+def _name_data(records: Sequence[Record]) -> str:
+    """What was trained on."""
+    names = {record.result["dataset"]["name"] for record in records if "dataset" in record.result}
+    return f"Data: {', '.join(sorted(names)) or 'never loaded'}."
 
 
 def _list_unfinished(records: Sequence[Record]) -> list[str]:
-    lines = []
+    """A line for each reason for which runs have not reached their end."""
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for record in records:
         if record.status in ("completed", "pruned"):
             continue
         epochs = record.result.get("epochs")
         error = str(record.result.get("error") or "").partition("\n")[0]
         reason = error or (f"after epoch {epochs}" if epochs else "in its first epoch")
-        lines.append(f"{record.status}: {record.path.name}: {reason}")
-    return lines
+        reasons[record.status, reason].append(record.path.name)
+    return [f"{status}: {_list(names)}: {reason}" for (status, reason), names in reasons.items()]
+
+
+def _list(names: Sequence[str], separator: str = ", ") -> str:
+    rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return separator.join(names[:NAMES_SHOWN]) + rest
 
 
 def _write_csv(records: Sequence[Record], keys: Sequence[str], path: Path) -> None:
@@ -277,7 +183,7 @@ def _write_csv(records: Sequence[Record], keys: Sequence[str], path: Path) -> No
         writer = csv.writer(file)
         writer.writerow(["run", "status", *keys, "seed", "val/accuracy", *measured, "error"])
         for record in records:
-            flat = _name_targets(record.settings)
+            flat = name_targets(record.settings)
             writer.writerow(
                 [
                     record.path.name,

@@ -1,33 +1,32 @@
 """A search with Optuna for the settings with the highest validation accuracy.
 
-Importing this imports neither Optuna nor torch.
+Importing this does not import torch.
 """
 
-import importlib.util
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from hydra.errors import InstantiationException
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import instantiate
 from omegaconf import DictConfig
+from optuna import Study, Trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.record import read_rows
 from cnn_lab.settings.config import list_typed
-from cnn_lab.sweeps.launchers import check_launcher, install_hint
-from cnn_lab.sweeps.sweep import Job, Sweep, parse
-
-if TYPE_CHECKING:
-    from optuna import Study, Trial
-    from optuna.distributions import BaseDistribution
-
-STUDY_FILE = "study.log"
-RUN = "run"  # the trial's attribute that holds its run's directory
+from cnn_lab.sweeps.job import Job
+from cnn_lab.sweeps.launchers import check_launcher
+from cnn_lab.sweeps.study import RUN, build, open_study, report_epochs
+from cnn_lab.sweeps.sweep import Sweep, parse
 
 
 def search(
@@ -40,16 +39,14 @@ def search(
     Raises:
         ConfigError: for a search space, sampler or pruner that is none, before anything is written.
     """
-    if importlib.util.find_spec("optuna") is None:
-        raise ConfigError(f"Optuna is not installed; {install_hint('search')}")
     overrides = parse(typed, context)
     space, fixed = read_space(overrides)
     drawn = {
         item.get_key_element(): item.get_value_string() for item in overrides if item.is_sweep_override()
     }
     settings = config.hydra.sweeper
-    _build(settings.pruner)
-    sampler = _build(settings.sampler)
+    build(settings.pruner)
+    sampler = build(settings.sampler)
     sweep = Sweep("search", drawn, list_typed(config.hydra.overrides.task), config, context, task_function)
     sweep.total = settings.n_trials
     corners = [sweep.check([*fixed, *_overrides(params)]) for params in _find_corners(space)]
@@ -60,10 +57,10 @@ def search(
         study = open_study(settings, sweep.path, sampler)
         _requeue_interrupted(study, sweep)
         sweep.ended_earlier = _count_finished(study, sweep)
-        sweep.run_to_end(lambda: _run_trials(study, space, fixed, sweep), lambda: _summarize(study, fixed))
+        sweep.run_to_end(lambda: _run_trials(study, space, fixed, sweep), lambda: _summarize(study))
 
 
-def read_space(overrides: Sequence[Override]) -> "tuple[dict[str, BaseDistribution], list[str]]":
+def read_space(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
     """The keys that vary with their distributions, and the overrides that are the same for all trials.
 
     Raises:
@@ -87,27 +84,7 @@ def read_space(overrides: Sequence[Override]) -> "tuple[dict[str, BaseDistributi
     return space, list(fixed.values())
 
 
-def open_study(settings: DictConfig, sweep: Path, sampler: Any = None) -> "Study":
-    """The study of a search, which is made if there is none."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = settings.storage or JournalStorage(JournalFileBackend(str(sweep / STUDY_FILE)))
-    name = settings.study_name or sweep.name
-    study = optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True,
-        sampler=sampler, pruner=_build(settings.pruner),
-    )  # fmt: skip
-    if sampler is not None and settings.sampler.get("seed") is not None and study.get_trials(deepcopy=False):
-        seed = settings.sampler.seed + len(study.get_trials(deepcopy=False))
-        study.sampler = _build({**settings.sampler, "seed": seed})  # the first one would draw the same again
-    return study
-
-
-def _make_distribution(override: Override) -> "BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
+def _make_distribution(override: Override) -> BaseDistribution:
     value = override.value()
     try:
         if isinstance(value, IntervalSweep):
@@ -124,7 +101,7 @@ def _make_distribution(override: Override) -> "BaseDistribution":
         raise ConfigError(f"{override.input_line} is no search space: {error}") from error
 
 
-def _find_corners(space: "Mapping[str, BaseDistribution]") -> list[dict[str, Any]]:
+def _find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     """Two examples of a trial: the first, or lowest, value of each key, and the last, or highest."""
     ends = [
         (item.choices[0], item.choices[-1]) if hasattr(item, "choices") else (item.low, item.high)
@@ -141,17 +118,8 @@ def _overrides(params: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _build(node: Mapping[str, Any]) -> Any:
-    try:
-        return instantiate(node)
-    except InstantiationException as error:
-        raise ConfigError(f"hydra.sweeper: {error.__cause__ or error}") from error
-
-
-def _requeue_interrupted(study: "Study", sweep: Sweep) -> None:
+def _requeue_interrupted(study: Study, sweep: Sweep) -> None:
     """Let the trials of this sweep that were interrupted, which no process is running, be run again."""
-    from optuna.trial import TrialState
-
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         if Path(trial.user_attrs.get(RUN, "")).parent == sweep.path:
             study.tell(trial.number, state=TrialState.FAIL)
@@ -160,7 +128,7 @@ def _requeue_interrupted(study: "Study", sweep: Sweep) -> None:
 
 
 def _run_trials(
-    study: "Study", space: "Mapping[str, BaseDistribution]", fixed: Sequence[str], sweep: Sweep
+    study: Study, space: Mapping[str, BaseDistribution], fixed: Sequence[str], sweep: Sweep
 ) -> None:
     """Run trials until there are as many as asked for, so many at once as asked for."""
     settings = sweep.config.hydra.sweeper
@@ -175,7 +143,7 @@ def _run_trials(
             _tell(study, trial, job)
 
 
-def _count_finished(study: "Study", sweep: Sweep) -> int:
+def _count_finished(study: Study, sweep: Sweep) -> int:
     finished = [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -186,9 +154,7 @@ def _count_finished(study: "Study", sweep: Sweep) -> int:
     return min(len(finished), sweep.config.hydra.sweeper.n_trials)
 
 
-def _tell(study: "Study", trial: "Trial", job: Job) -> None:
-    from optuna.trial import TrialState
-
+def _tell(study: Study, trial: Trial, job: Job) -> None:
     if job.done:  # its run was not started for this trial, so that nothing has told its epochs
         report_epochs(trial, job.path)
     result = job.result()
@@ -201,28 +167,13 @@ def _tell(study: "Study", trial: "Trial", job: Job) -> None:
         study.tell(trial, state=TrialState.FAIL)
 
 
-def report_epochs(trial: "Trial", run_dir: Path) -> None:
-    """Tell the study the validation accuracy of each epoch that a run has finished."""
-    for row in read_rows(run_dir):
-        if row["val/accuracy"] is not None:
-            trial.report(row["val/accuracy"], row["epoch"])
-
-
-def _summarize(study: "Study", fixed: Sequence[str]) -> list[str]:
-    """How much each key matters (PED-ANOVA, Watanabe et al. 2023), and the command for the best trial."""
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-    from optuna.trial import TrialState
-
+def _summarize(study: Study) -> list[str]:
+    """How much each key matters (PED-ANOVA, Watanabe et al. 2023)."""
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if not done:
         return ["No trial was completed, so there is no best one."]
-    lines = []
-    if len(done) > 1 and len({trial.value for trial in done}) > 1:
-        # What sets the best quarter apart from all; the default tenth is a trial or two of a short search.
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=0.25)
-        shares = get_param_importances(study, evaluator=evaluator)
-        lines.append(f"Importance: {', '.join(f'{key} {share:.0%}' for key, share in shares.items())}")
-    best = study.best_trial
-    kept = [item for item in fixed if not item.startswith(("search=", "sweep."))]
-    command = shlex.join(["python", "scripts/train.py", *kept, *_overrides(best.params)])
-    return [*lines, f"Train the best: {command}"]
+    if len({trial.value for trial in done}) == 1:
+        return []
+    # What sets the best quarter apart from all; the default tenth is a trial or two of a short search.
+    shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=0.25))
+    return [f"Importance: {', '.join(f'{key} {share:.0%}' for key, share in shares.items())}"]

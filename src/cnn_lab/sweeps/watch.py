@@ -31,7 +31,6 @@ class Watch:
         self.screen = screen
         self._tasks: dict[Path, Any] = {}
         self._seen = {path: read_status(path, read_result(path)) for path in self.waiting}
-        self._warned = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._progress = Progress(
@@ -66,24 +65,12 @@ class Watch:
     def _look(self) -> None:
         for path, config in list(self.waiting.items()):
             result = read_result(path)
-            self._warn_of_sample(config, result)
             status = read_status(path, result)
             if status == "running":
                 self._seen[path] = status
                 self._show_running(path, config, result)
             elif result and status != self._seen[path]:
                 self._show_ended(path, {**result, "status": status})
-
-    def _warn_of_sample(self, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        """Say once, loudly, that runs do without the images that they were to be trained on."""
-        if self._warned or not config["data"].get("root") or not result.get("dataset", {}).get("sample"):
-            return
-        self._warned = True
-        self.screen.show(
-            f"MNIST is not in {config['data']['root']} and cannot be downloaded: training on the embedded "
-            f"{result['dataset']['name']} instead",
-            style="bold yellow",
-        )
 
     def _show_running(self, path: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         if path not in self._tasks:

@@ -1,0 +1,180 @@
+"""What sweeps and runs have left: found, read, and compared.
+
+Nothing here imports torch.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.runs.directory import SWEEP_RECORD
+from cnn_lab.runs.record import read_result, read_status
+from cnn_lab.runs.trust import check_inside, read_yaml
+from cnn_lab.settings.config import flatten
+from cnn_lab.settings.meaning import meaning_of
+
+DEPTH = 4  # of folders between outputs/ and a run
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run: its directory, what result.json holds, its true status, and its settings by dotted key."""
+
+    path: Path
+    result: dict[str, Any]
+    status: str
+    settings: dict[str, Any]
+
+    @property
+    def accuracy(self) -> float | None:
+        """The best on validation images."""
+        return (self.result.get("best") or {}).get("val/accuracy")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The runs that differ in nothing but the seed, and the values by which they differ from others."""
+
+    values: dict[str, Any]
+    runs: list[Record]
+
+    def measure(self, name: str) -> tuple[float, float | None, int] | None:
+        """Mean, standard deviation (None for a single run) and count over the completed runs.
+
+        Of a setting without any, over its other runs: a pruned run has a validation accuracy too.
+        """
+        runs = [run for run in self.runs if run.status == "completed"] or self.runs
+        found = [run.accuracy if name == "val/accuracy" else run.result.get(name) for run in runs]
+        values = [value for value in found if value is not None]
+        if not values:
+            return None
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+
+    @property
+    def completed(self) -> int:
+        """How many of the runs are."""
+        return sum(run.status == "completed" for run in self.runs)
+
+
+def find_sweep(path: str | Path | None, output_dir: Path) -> Path:
+    """The directory of a sweep; None is the one in `output_dir` that was started last.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    if path is None:
+        sweeps = sorted(file.parent for file in output_dir.glob(f"sweeps/*/{SWEEP_RECORD}"))
+        if not sweeps:
+            raise ConfigError(f"there is no sweep in {output_dir}; start one with -m")
+        return max(sweeps, key=lambda sweep: find_start(read_record(sweep)))
+    path = Path(path).expanduser().absolute()
+    if not (path / SWEEP_RECORD).is_file():
+        raise ConfigError(f"{path} is not the directory of a sweep: it has no {SWEEP_RECORD}")
+    return path
+
+
+def read_record(sweep: Path) -> dict[str, Any]:
+    """What sweep.yaml holds; an empty one where it cannot be read."""
+    try:
+        return read_yaml(sweep / SWEEP_RECORD)
+    except ConfigError:
+        return {"kind": None, "swept": {}, "settings": {}}
+
+
+def find_start(record: Mapping[str, Any]) -> datetime:
+    """When a run or a sweep was started, which its local time does not tell when summer time ends."""
+    try:
+        return datetime.fromisoformat(str(record.get("started"))).astimezone()
+    except ValueError:
+        return datetime.fromtimestamp(0, timezone.utc)
+
+
+def find_runs(sweep: Path) -> dict[str, tuple[Path, str]]:
+    """The latest run of each fingerprint in a sweep, with its status."""
+    found = [(file.parent, read_result(file.parent)) for file in sweep.glob("*/result.json")]
+    found.sort(key=lambda item: find_start(item[1]))
+    return {result.get("fingerprint", ""): (path, read_status(path, result)) for path, result in found}
+
+
+def collect(paths: Iterable[Path]) -> list[Record]:
+    """The runs in these directories, at any depth that this project makes; of repeated ones the last.
+
+    Raises:
+        ConfigError: when there are none, or a link leads out of one.
+    """
+    paths = list(paths)
+    found: dict[tuple[Path, str], Record] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"{path} is not a directory; give a sweep's, a run's, or one that holds such")
+        if (path / SWEEP_RECORD).exists():  # the report is written into it
+            check_inside(path)
+        files = {file for depth in range(DEPTH) for file in path.glob("*/" * depth + "result.json")}
+        for record in sorted(
+            (_read(file.parent) for file in files), key=lambda item: find_start(item.result)
+        ):
+            name = record.result.get("fingerprint") if (record.path.parent / SWEEP_RECORD).exists() else None
+            found[record.path.parent, name or record.path.name] = record
+    if not found:
+        raise ConfigError(f"there is no run to report on in {', '.join(map(str, paths))}")
+    return sorted(found.values(), key=_order)
+
+
+def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
+    """The keys in which the runs differ, and their settings, the best on validation images first.
+
+    Settings without a completed run come last, whatever they reached.
+    """
+    flats = [name_targets(record.settings) for record in records]
+    keys = [key for key in dict.fromkeys(key for flat in flats for key in flat) if _differs(key, flats)]
+    groups: dict[str, Setting] = {}
+    for record, flat in zip(records, flats, strict=True):
+        values = {key: flat[key] for key in keys if key in flat}
+        groups.setdefault(json.dumps(values, sort_keys=True), Setting(values, [])).runs.append(record)
+
+    def rank(setting: Setting) -> tuple[bool, float]:
+        accuracy = setting.measure("val/accuracy")
+        return not setting.completed, -accuracy[0] if accuracy else 1.0
+
+    return keys, sorted(groups.values(), key=rank)
+
+
+def name_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is compared of a run's settings: `optimizer: Adam` for `optimizer._target_: torch.optim.Adam`."""
+    return {
+        key.removesuffix("._target_"): str(value).rpartition(".")[2] if key.endswith("._target_") else value
+        for key, value in settings.items()
+        if meaning_of(key) in ("identity", "length")
+    }
+
+
+def _differs(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a key has several values; what follows from the data set's name, several with the same name."""
+    follows = key.startswith("data.") and key != "data.name"
+    seen: dict[Any, set[str]] = {}
+    for flat in flats:
+        if key in flat and flat[key] != "auto":  # which a run replaces by what it found, once it begins
+            name = flat.get("data.name") if follows else None
+            seen.setdefault(name, set()).add(json.dumps(flat[key], sort_keys=True))
+    return any(len(values) > 1 for values in seen.values())
+
+
+def _read(path: Path) -> Record:
+    check_inside(path)
+    result = read_result(path)
+    try:
+        settings = flatten(read_yaml(path / "config.yaml"))
+    except ConfigError:  # killed before it had written one, or none that a run writes
+        settings = {}
+    return Record(path, result, read_status(path, result), settings)
+
+
+def _order(record: Record) -> tuple[Path, int, str]:
+    """As the runs of a sweep are numbered, and single runs by their time stamp."""
+    number = record.path.name.partition("-")[0]
+    return record.path.parent, int(number) if number.isdecimal() else 0, record.path.name

@@ -1,0 +1,81 @@
+"""The study of a search: where Optuna keeps its trials, for the search itself and for its runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.runs.record import read_rows
+
+STUDY_FILE = "study.log"
+RUN = "run"  # the trial's attribute that holds its run's directory
+
+
+class JournalLock:
+    """Lets one process at a time write a journal; unlike Optuna's own locks, it ends with its process.
+
+    It has the two methods that `JournalFileBackend` asks of a lock.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._lock = FileLock(journal.with_suffix(".lock"))
+
+    def acquire(self) -> bool:
+        """Wait until no other process writes."""
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        """Let the next one write."""
+        self._lock.release()
+
+
+def open_study(settings: DictConfig, sweep: Path, sampler: Any = None) -> optuna.Study:
+    """The study of a search, which is made if there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = sweep / STUDY_FILE
+    storage = settings.storage or JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
+    name = settings.study_name or sweep.name
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True,
+        sampler=sampler, pruner=build(settings.pruner),
+    )  # fmt: skip
+    trials = study.get_trials(deepcopy=False)
+    if sampler is not None and settings.sampler.get("seed") is not None and trials:
+        seed = settings.sampler.seed + len(trials)
+        study.sampler = build({**settings.sampler, "seed": seed})  # the first one would draw the same again
+    return study
+
+
+def build(node: Mapping[str, Any]) -> Any:
+    """The sampler or the pruner that a config names.
+
+    Raises:
+        ConfigError: for arguments that it does not take.
+    """
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        raise ConfigError(f"hydra.sweeper: {error.__cause__ or error}") from error
+
+
+def find_trial(study: optuna.Study, run_dir: Path) -> optuna.Trial:
+    """The last trial whose run goes into `run_dir`, in a process that did not ask for it."""
+    trials = reversed(study.get_trials(deepcopy=False))
+    frozen = next(trial for trial in trials if trial.user_attrs.get(RUN) == str(run_dir))
+    # Optuna offers nothing public to take up a trial that another process has asked for.
+    return optuna.Trial(study, frozen._trial_id)
+
+
+def report_epochs(trial: optuna.Trial, run_dir: Path) -> None:
+    """Tell the study the validation accuracy of each epoch that a run has finished."""
+    for row in read_rows(run_dir):
+        if row["val/accuracy"] is not None:
+            trial.report(row["val/accuracy"], row["epoch"])
