@@ -189,13 +189,16 @@ class ImageClassifier(LightningModule):
             scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is gathered of an epoch that has not ended."""
-        checkpoint["train_metrics"] = self.train_metrics.metric_state
+        """Keep what all processes have gathered of an epoch that has not ended."""
+        with self.train_metrics.sync_context():
+            state = self.train_metrics.metric_state
+            checkpoint["train_metrics"] = {name: value.clone() for name, value in state.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on gathering."""
-        for name, value in checkpoint["train_metrics"].items():
-            getattr(self.train_metrics, name).copy_(value)
+        """Go on gathering: the first process with what all had."""
+        if self.trainer.is_global_zero:
+            for name, value in checkpoint["train_metrics"].items():
+                getattr(self.train_metrics, name).copy_(value)
 
     def _log(self, split: str, metrics: LossAndAccuracy) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}

@@ -16,16 +16,14 @@ from cnn_lab.errors import ConfigError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; glibc takes no more
 COPYING_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
-# What tells each of several machines where the first one is; without any of it they would wait for ever.
-CLUSTER_VARIABLES = ("MASTER_ADDR", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "LSB_JOBID")
 
 
 def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The trainer's settings with its accelerator and its precision named where they say "auto".
 
     Raises:
-        ConfigError: for a GPU where there is none, more processes than there are cores, machines that nothing
-            is known of, and ways to start processes that do not work.
+        ConfigError: for a GPU where there is none, more processes than there are cores, and ways to
+            start processes that do not work.
     """
     accelerator = settings.get("accelerator", "auto")
     found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
@@ -53,16 +51,11 @@ def _check_processes(settings: Mapping[str, Any], accelerator: str) -> None:
             f"trainer.strategy={strategy} copies a run that has begun into other processes, which its record "
             "does not survive; type trainer.strategy=ddp"
         )
-    devices, nodes, cores = str(settings.get("devices", 1)), settings.get("num_nodes", 1), os.cpu_count() or 1
+    devices, cores = str(settings.get("devices", 1)), os.cpu_count() or 1
     if accelerator == "cpu" and devices.isdecimal() and int(devices) > cores:
         raise ConfigError(
             f"trainer.devices={devices} would start {devices} processes on a CPU with {cores} "
             f"core{'s' if cores > 1 else ''}; type trainer.devices=1"
-        )
-    if isinstance(nodes, int) and nodes > 1 and not any(name in os.environ for name in CLUSTER_VARIABLES):
-        raise ConfigError(
-            f"trainer.num_nodes={nodes}: nothing says where the other machines are; "
-            "type trainer.num_nodes=1, or start it on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
         )
 
 

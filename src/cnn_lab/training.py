@@ -92,8 +92,10 @@ def make_callbacks(
     if pictures.pop("enabled") and run.writes:
         yield Pictures(events, **pictures)
     if stopping["patience"] is not None:
-        mode = "max" if stopping["monitor"].endswith("accuracy") else "min"
-        yield EarlyStopping(stopping["monitor"], stopping["min_delta"], stopping["patience"], mode=mode)
+        monitor, min_delta, patience = (stopping[name] for name in ("monitor", "min_delta", "patience"))
+        mode = "max" if monitor.endswith("accuracy") else "min"
+        at_epoch_end = monitor.startswith("train/") or None  # None: after each validation
+        yield EarlyStopping(monitor, min_delta, patience, mode=mode, check_on_train_epoch_end=at_epoch_end)
     yield Checkpoints(recorder, stop, config["checkpoint_minutes"])
 
 

@@ -22,6 +22,8 @@ from cnn_lab.runs.stopping import StopRequest
 from cnn_lab.runs.trust import check_trusted
 from cnn_lab.settings.config import check_config
 
+ASKED_EVERY = 10  # batches, after which the processes of a run ask each other whether to stop
+
 
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint aside and renames it, so that what is there was written to its end."""
@@ -72,31 +74,41 @@ class Checkpoints(Checkpoint):
         Raises:
             RunInterrupted: after the checkpoint, for a signal.
         """
-        due = bool(self.stop.signal) or time.monotonic() - self._last_time > 60 * self.minutes
-        if trainer.world_size > 1:
-            due = trainer.strategy.reduce_boolean_decision(due, all=False)
         done = batch_idx + 1
-        if not due or done % trainer.accumulate_grad_batches or done % trainer.val_check_batch == 0:
+        if done % trainer.accumulate_grad_batches or done == trainer.num_training_batches:
             return  # gradients are not kept in a checkpoint, nor what is between a step and its validation
-        self._save_last(trainer)
+        if trainer.world_size > 1 and done % ASKED_EVERY:
+            return
+        is_late = time.monotonic() - self._last_time > 60 * self.minutes
+        signal, is_late = self._agree(trainer, self.stop.signal, is_late)
+        if signal or is_late:
+            self._save_last(trainer, signal)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write what the epoch has given."""
         if self.recorder.is_best:
             trainer.save_checkpoint(self.recorder.run.path / BEST_CHECKPOINT)
-        self._save_last(trainer)
+        self._save_last(trainer, *self._agree(trainer, self.stop.signal))
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """From now on a signal ends the run at once."""
         self.stop.is_awaited = False
 
-    def _save_last(self, trainer: Trainer) -> None:
+    def _agree(self, trainer: Trainer, *wishes: int) -> list[int]:
+        """The largest of what each process wishes for: what one is told to do, all do."""
+        if trainer.world_size == 1:
+            return list(wishes)
+        told = torch.tensor(wishes, device=trainer.strategy.root_device)
+        return trainer.strategy.reduce(told, reduce_op="max").tolist()
+
+    def _save_last(self, trainer: Trainer, signal: int) -> None:
         if not all(torch.isfinite(values).all() for values in trainer.model.parameters()):  # type: ignore[union-attr]
             raise CnnLabError(self.recorder.describe_divergence(trainer, "a weight is not finite"))
         trainer.save_checkpoint(self.recorder.run.path / LAST_CHECKPOINT)
         self._last_time = time.monotonic()
-        if self.stop.signal:
-            raise RunInterrupted(self.stop.signal)
+        self.recorder.run.update()
+        if signal:
+            raise RunInterrupted(signal)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

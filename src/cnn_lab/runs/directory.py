@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cnn_lab.errors import CnnLabError, ConfigError
-from cnn_lab.runs.lock import is_helper_process
-from cnn_lab.runs.record import read_result, read_rows
+from cnn_lab.runs.lock import RUN_DIR_VARIABLE, is_helper_process, refuse_other_launchers
+from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, read_result, read_rows, read_start
 from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import GROUPS, PROJECT
 
 STAMP = "%Y-%m-%d_%H-%M-%S"
 LABEL_LENGTH = 80
-RUN_DIR_VARIABLE = "CNN_LAB_RUN_DIR"
 SWEEP_RECORD = "sweep.yaml"  # in the directory of a sweep, and of nothing else
 # These change no network, only where it goes and what is shown of it.
 NO_SETTINGS = ("label", "output_dir", "resume", "sweep", "checkpoint_minutes", "pictures")
@@ -39,6 +38,7 @@ def new_run_directory(parent: Path, name: str) -> Iterator[Path]:
     if is_helper_process():
         yield Path(os.environ.get(RUN_DIR_VARIABLE, parent / name))
         return
+    refuse_other_launchers()
     path = make_directory(parent, name)
     os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
@@ -95,37 +95,61 @@ def clean_label(label: str) -> str:
     return re.sub(r"[^\w.+-]", "-", label)[:LABEL_LENGTH]
 
 
-def find_run(path: str | Path | None = None, output_dir: Path = PROJECT / "outputs") -> tuple[Path, Path]:
-    """The run directory and the checkpoint that `path`, either of them, names; None is the latest run.
+def find_run(path: str | Path | None = None) -> tuple[Path, Path]:
+    """The run directory, and the checkpoint, that somebody means.
+
+    Args:
+        path: a checkpoint, a run's directory, a sweep's, which means its best completed run, or the output
+            folder of several, which means the latest of them with a checkpoint; None for the project's.
 
     Raises:
-        ConfigError: when there is none, or it is neither.
+        ConfigError: when there is none.
     """
-    path = find_latest_run(output_dir) if path is None else Path(path)
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist; give a run directory or a checkpoint")
+    path = PROJECT / "outputs" if path is None else Path(path).expanduser()
     if path.is_file():
-        for run_dir in (path.parent.parent, path.parent):
-            if (run_dir / "result.json").is_file():
-                check_inside(run_dir)
-                return run_dir, path
-        return path.parent, path
+        return _find_home(path), path
+    if not path.exists() and path != PROJECT / "outputs":
+        raise ConfigError(f"{path} does not exist; give a run directory or a checkpoint")
+    if (path / "runs").is_dir() or (path / "sweeps").is_dir() or path == PROJECT / "outputs":
+        path = find_latest_run(path, with_checkpoint=True)
+        path = path.parent if (path.parent / SWEEP_RECORD).is_file() else path
+    if (path / SWEEP_RECORD).is_file():
+        path = _find_best_run(path)
     if not (path / "result.json").is_file():
         raise ConfigError(f"{path} is not a run directory: it has no result.json")
     check_inside(path)
-    for name in ("best.ckpt", "last.ckpt"):
-        if (path / "checkpoints" / name).is_file():
-            return path, path / "checkpoints" / name
+    for name in (BEST_CHECKPOINT, LAST_CHECKPOINT):
+        if (path / name).is_file():
+            return path, path / name
     raise ConfigError(f"{path} has no checkpoint (the run's status: {read_result(path).get('status')})")
 
 
-def find_latest_run(output_dir: Path) -> Path:
+def find_latest_run(output_dir: Path, with_checkpoint: bool = False) -> Path:
     """The directory of the run that was started last, of a sweep or not.
 
     Raises:
         ConfigError: when there is none.
     """
     files = [*output_dir.glob("runs/*/result.json"), *output_dir.glob("sweeps/*/*/result.json")]
-    if not files:
+    runs = [file.parent for file in files if not with_checkpoint or (file.parent / LAST_CHECKPOINT).is_file()]
+    if not runs:
         raise ConfigError(f"there is no run in {output_dir}; train one first: python scripts/train.py")
-    return max(sorted(files), key=lambda file: str(read_result(file.parent).get("started", ""))).parent
+    return max(sorted(runs), key=lambda run: read_start(read_result(run)))
+
+
+def _find_home(checkpoint: Path) -> Path:
+    """The run directory that a checkpoint lies in, or else its folder."""
+    for run_dir in (checkpoint.parent.parent, checkpoint.parent):
+        if (run_dir / "result.json").is_file():
+            check_inside(run_dir)
+            return run_dir
+    return checkpoint.parent
+
+
+def _find_best_run(sweep: Path) -> Path:
+    """The completed run of a sweep with the highest accuracy on validation images, where there were some."""
+    results = {file.parent: read_result(file.parent) for file in sweep.glob("*/result.json")}
+    completed = [run for run, result in results.items() if result.get("status") == "completed"]
+    if not completed:
+        raise ConfigError(f"no run of the sweep {sweep} is completed; give one of its runs")
+    return max(sorted(completed), key=lambda run: (results[run].get("best") or {}).get("val/accuracy", 0.0))

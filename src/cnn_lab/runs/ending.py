@@ -14,7 +14,7 @@ from cnn_lab.runs.lock import hold
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
 from cnn_lab.settings.config import PROJECT
 from cnn_lab.terminal.logs import write_logs
-from cnn_lab.terminal.screen import Screen, shorten
+from cnn_lab.terminal.screen import Screen, shorten, type_override, type_path
 
 log = logging.getLogger(__name__)
 
@@ -88,4 +88,4 @@ def _describe_failure(run: Run, error: Exception) -> str:
 
 
 def _resume_command(run: Run) -> str:
-    return f"python {shorten(PROJECT / 'scripts' / 'train.py')} resume={shorten(run.path)}"
+    return f"python {type_path(PROJECT / 'scripts' / 'train.py')} {type_override('resume', run.path)}"

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cnn_lab.errors import CnnLabError
+from cnn_lab.errors import CnnLabError, ConfigError
 
 LOCK = ".lock"
+RUN_DIR_VARIABLE = "CNN_LAB_RUN_DIR"  # tells the processes that a run starts where it is
+TASK_COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 @contextlib.contextmanager
@@ -32,13 +34,27 @@ def hold(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
-        (path / LOCK).unlink(missing_ok=True)
+        lock.release()  # the file stays: two could lock two of that name, of which one was removed
 
 
 def is_helper_process() -> bool:
-    """Whether another process started this one to train with it, on a device of its own."""
-    return int(os.environ.get("LOCAL_RANK", 0)) > 0 or int(os.environ.get("NODE_RANK", 0)) > 0
+    """Whether a run's first process started this one to train with it, on a device of its own."""
+    return RUN_DIR_VARIABLE in os.environ and int(os.environ.get("LOCAL_RANK", 0)) > 0
+
+
+def refuse_other_launchers() -> None:
+    """Refuse to be one of several processes that somebody else has started for one run.
+
+    Raises:
+        ConfigError: saying how a run gets its processes.
+    """
+    counts = {name: os.environ.get(name, "1") for name in TASK_COUNTS}
+    name = next((name for name, count in counts.items() if count != "1"), None)
+    if name and not is_helper_process():
+        raise ConfigError(
+            f"{counts[name]} processes were started ({name}), and each would be a run of its own: start one, "
+            "without torchrun, srun or mpirun; it starts the others with trainer.devices=2, say"
+        )
 
 
 def is_alive(path: Path) -> bool:

@@ -8,6 +8,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import subprocess
 import time
@@ -27,13 +28,15 @@ from cnn_lab.settings.config import PROJECT
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
 ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
+OF_THE_END = ("signal", "reason", "traceback", "ended_by")  # which a run that goes on has not reached yet
+SILENCE = 1_200  # seconds after which a run of another machine counts as interrupted: four checkpoints
 NUMBER, TEXT = int | float, str | None
 # What others rely on in result.json; what a stranger's has of another type is left out.
 RESULT_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("status", "label", "started", "fingerprint", "device", "precision"), str),
+    **dict.fromkeys(("status", "label", "started", "fingerprint", "device", "precision", "host"), str),
     **dict.fromkeys(("error", "traceback", "reason", "git_commit"), TEXT),
     **dict.fromkeys(("seed", "parameters", "epochs", "steps", "seconds", "seconds_per_epoch"), NUMBER),
-    **dict.fromkeys(("samples_per_second", "test/loss", "test/accuracy"), NUMBER),
+    **dict.fromkeys(("samples_per_second", "updated", "test/loss", "test/accuracy"), NUMBER),
     "overrides": list,
     "versions": {"cnn_lab": str},
     "dataset": {"name": str},
@@ -58,6 +61,8 @@ class Run:
         self.rows = read_rows(path)
         self.result: dict[str, Any] = {
             "status": "running",
+            "host": platform.node(),
+            "process": os.getpid(),
             "error": None,
             **result,
             "started": datetime.now().astimezone().isoformat(timespec="microseconds"),
@@ -65,7 +70,8 @@ class Run:
             **describe_git(),
         }
         if earlier:
-            self.result = {**earlier, **self.result, "started": earlier.get("started", "")}
+            kept = {name: value for name, value in earlier.items() if name not in OF_THE_END}
+            self.result = {**kept, **self.result, "started": earlier.get("started", "")}
         self._clock_start = time.perf_counter() - earlier.get("seconds", 0.0)
 
     def keep_epochs(self, count: int) -> None:
@@ -80,8 +86,9 @@ class Run:
         replace_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def update(self, **values: Any) -> None:
-        """Set values of result.json and write it, with the seconds until now."""
+        """Set values of result.json and write it, with the seconds until now, as a sign of life."""
         self.result.update(values, seconds=round(time.perf_counter() - self._clock_start, 2))
+        self.result["updated"] = time.time()
         if not self.writes:
             return
         replace_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
@@ -116,6 +123,14 @@ def read_result(path: Path) -> dict[str, Any]:
         return {}
 
 
+def read_start(result: Mapping[str, Any]) -> float:
+    """When a run was started, in seconds since 1970; 0 where that is not known."""
+    try:
+        return datetime.fromisoformat(result.get("started", "")).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return 0.0
+
+
 def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(kind, dict):
         return isinstance(value, dict) and all(_has_type(value.get(name), kind[name]) for name in kind)
@@ -147,9 +162,16 @@ def _read_number(name: str, text: str) -> float | None:
 
 
 def read_status(path: Path, result: Mapping[str, Any]) -> str:
-    """A run's status; `interrupted` where it is said to be running and its process is gone."""
+    """A run's status; `interrupted` where it is said to be running and is not.
+
+    Locks are known on their own machine only; a run of another one shows signs of life instead.
+    """
     status = str(result.get("status", "unknown"))
-    return "interrupted" if status == "running" and not is_alive(path) else status
+    if status != "running":
+        return status
+    if result.get("host", platform.node()) == platform.node():
+        return status if is_alive(path) else "interrupted"
+    return status if time.time() - result.get("updated", 0) < SILENCE else "interrupted"
 
 
 def describe_versions() -> dict[str, str]:

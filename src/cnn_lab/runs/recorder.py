@@ -37,6 +37,7 @@ class Recorder(Callback):
         self._measured: dict[str, float] = {}
         self._epoch_start = 0.0
         self._images_seen = 0
+        self._lr = 0.0  # of the last step, which a schedule has changed when the epoch ends
         self._seconds_seen = 0.0
         self._random_state: dict[str, Tensor] = {}
 
@@ -71,7 +72,8 @@ class Recorder(Callback):
         self._epoch_start = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Before the first step, go on with the random numbers where the checkpoint left off."""
+        """Note the step's lr, and before the first go on with the random numbers of the checkpoint."""
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         if self._random_state:  # not earlier, since making the loaders may draw some
             _set_random_state(self._random_state)
             self._random_state = {}
@@ -103,12 +105,12 @@ class Recorder(Callback):
             "step": trainer.global_step,
             **train,
             **self._measured,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             "seconds": round(time.perf_counter() - self._epoch_start, 3),
         }
         self._measured = {}  # not every epoch need be validated
         is_validated = pl_module.watched == "val" and sum(trainer.num_val_batches) > 0
-        self._images_seen += int(pl_module.train_metrics.count)
+        self._images_seen += int(pl_module.train_metrics.count) * trainer.world_size
         self._seconds_seen += row["seconds"]
         self.is_best = self._note_best(row) or not is_validated
         for name, value in row.items():
@@ -117,6 +119,17 @@ class Recorder(Callback):
         self.run.add_epoch(row)
         self.events.log_epoch(row)
         self.run.update(epochs=row["epoch"], steps=row["step"], best=self.best or None, **self._speed())
+
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Record what ended the training."""
+        if any(stopping.stopping_reason_message for stopping in trainer.early_stopping_callbacks):  # type: ignore[attr-defined]
+            ended_by = "early_stopping"
+        elif trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+            ended_by = "max_steps"
+        else:
+            reached = trainer.max_epochs not in (None, -1) and len(self.run.rows) >= trainer.max_epochs
+            ended_by = "max_epochs" if reached else "max_time"
+        self.run.update(ended_by=ended_by)
 
     def on_test_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Record what the test images say, also for TensorBoard's HPARAMS."""

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.directory import RUN_DIR_VARIABLE, find_latest_run
-from cnn_lab.runs.lock import is_alive, is_helper_process
+from cnn_lab.runs.directory import find_latest_run
+from cnn_lab.runs.lock import RUN_DIR_VARIABLE, is_alive, is_helper_process, refuse_other_launchers
 from cnn_lab.runs.record import LAST_CHECKPOINT, read_result
 from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml
 from cnn_lab.settings.config import PROJECT, check_config, flatten
@@ -51,15 +51,14 @@ def plan_resume(
         settings["data"]["root"] = str(PROJECT / "data")
     _check_worth(run_dir, settings, earlier, [key for key in changes if meaning_of(key) == "length"])
     if settings["trainer"].get("precision") == "auto" and "precision" in earlier:
-        settings["trainer"]["precision"] = earlier[
-            "precision"
-        ]  # whatever this hardware would take
+        settings["trainer"]["precision"] = earlier["precision"]  # whatever this hardware would take
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     typed = [override for override in overrides if not override.startswith(("resume=", "output_dir="))]
     return settings, run_dir, str(earlier.get("label")), [*earlier.get("overrides", []), *typed]
 
 
 def _find(path: str, output_dir: Path) -> Path:
+    refuse_other_launchers()
     if is_helper_process():
         path = os.environ[RUN_DIR_VARIABLE]
     run_dir = find_latest_run(output_dir) if path == "latest" else Path(path).expanduser().absolute()
@@ -93,11 +92,8 @@ def _check_worth(
 ) -> None:
     """Refuse to go on where there is nothing to go on from, or nothing left to do."""
     epochs, done = settings["trainer"].get("max_epochs"), earlier.get("epochs", 0)
-    if earlier.get("status") == "completed" and not longer:
-        raise ConfigError(
-            f"{shorten(run_dir)} is completed ({epochs} epochs): there is nothing to go on with; "
-            f"to train it for longer, add trainer.max_epochs={2 * (epochs or 0)}, say"
-        )
+    if earlier.get("status") == "completed":
+        _check_extension(run_dir, earlier.get("ended_by"), done, longer)
     if "trainer.max_epochs" in longer and epochs is not None and 0 < epochs <= done:
         raise ConfigError(
             f"trainer.max_epochs={epochs}: {shorten(run_dir)} has {done} epochs already; give more"
@@ -110,4 +106,20 @@ def _check_worth(
         schedule = settings["scheduler"]["_target_"].rpartition(".")[2]
         raise ConfigError(
             f"{longer[0]} cannot change: the schedule {schedule} was laid out for the run's length"
+        )
+
+
+def _check_extension(run_dir: Path, ended_by: str | None, done: int, longer: Sequence[str]) -> None:
+    """Refuse to train a completed run for longer where what ended it still would."""
+    if ended_by == "early_stopping":
+        raise ConfigError(
+            f"{shorten(run_dir)} was ended by early stopping after {done} epochs, and would be again; start "
+            "a new run with another early_stopping.patience"
+        )
+    limit = f"trainer.{ended_by or 'max_epochs'}"
+    if limit not in longer:
+        more = f"{limit}={2 * done}" if limit == "trainer.max_epochs" else f"a larger {limit}"
+        raise ConfigError(
+            f"{shorten(run_dir)} is completed ({done} epochs): there is nothing to go on with; "
+            f"to train it for longer, add {more}, say"
         )

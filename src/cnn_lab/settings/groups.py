@@ -16,7 +16,8 @@ SUPPLIED = {
     "scheduler": {"optimizer", "total_steps"},
     "trainer": {
         "logger", "callbacks", "fast_dev_run", "barebones", "default_root_dir", "enable_checkpointing",
-        "enable_progress_bar", "enable_model_summary", "use_distributed_sampler",
+        "enable_progress_bar", "enable_model_summary", "use_distributed_sampler", "num_nodes",
+        "val_check_interval",
     },
 }  # fmt: skip
 

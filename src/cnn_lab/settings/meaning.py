@@ -11,7 +11,7 @@ from cnn_lab.settings.config import flatten
 MEANINGS = {
     "place": ("label", "output_dir", "resume", "sweep", "data.root"),
     "hardware": (
-        "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.num_workers"
+        "trainer.accelerator", "trainer.devices", "trainer.strategy", "data.num_workers",
     ),
     "showing": ("checkpoint_minutes", "pictures", "trainer.log_every_n_steps", "trainer.profiler"),
     "length": ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time"),

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from cnn_lab.errors import CnnLabError, ConfigError, printable
+from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
 from cnn_lab.settings.typed import check_typed, explain, is_about_typing
 from cnn_lab.terminal.logs import hold_logs
 
@@ -31,6 +31,8 @@ def run_command(main: Callable[[], None]) -> None:
         fail(explained)
     except KeyboardInterrupt:
         sys.exit(130)
+    except RunInterrupted as error:  # before the run had begun
+        sys.exit(128 + error.signal)
 
 
 def fail(error: CnnLabError) -> NoReturn:

@@ -16,6 +16,7 @@ from cnn_lab.terminal.screen import (
     format_layers,
     format_result,
     shorten,
+    type_path,
 )
 
 if TYPE_CHECKING:
@@ -98,13 +99,23 @@ class Display(Callback):
             text += f"{int(guesses.argmax())}: it learns nothing. Try a smaller optimizer.lr"
             self.screen.show(text, style="bold yellow")
 
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Say why a run has ended before its last epoch."""
+        for stopping in trainer.early_stopping_callbacks:
+            if stopping.stopping_reason_message:  # type: ignore[attr-defined]
+                best = f"the best was {stopping.best_score.item():.4f}"  # type: ignore[attr-defined]
+                epochs = f"{stopping.wait_count} epoch{'s' if stopping.wait_count > 1 else ''}"  # type: ignore[attr-defined]
+                self.screen.show(
+                    f"Early stopping: {stopping.monitor} was no better for {epochs}; {best}"  # type: ignore[attr-defined]
+                )
+
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the result, and what can be done with the run."""
         self.screen.show("")
         self.screen.show(format_result(self.run.result))
-        evaluate = shorten(PROJECT / "scripts" / "evaluate.py")
-        self.screen.show(f"\nMeasure it again: python {evaluate} {shorten(self.run.path)}")
-        self.screen.show(f"See its curves:   tensorboard --logdir {shorten(self.run.path.parents[1])}")
+        evaluate = type_path(PROJECT / "scripts" / "evaluate.py")
+        self.screen.show(f"\nMeasure it again: python {evaluate} {type_path(self.run.path)}")
+        self.screen.show(f"See its curves:   tensorboard --logdir {type_path(self.run.path.parents[1])}")
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave the terminal as it was."""

@@ -5,6 +5,10 @@ Nothing here imports torch.
 
 import io
 import logging
+import os
+import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,25 +21,46 @@ from cnn_lab.shapes import Layer
 
 log = logging.getLogger(__name__)
 
-LOG_WIDTH = 120
+LOG_WIDTH, WIDEST = 120, 1_000  # characters
 NAMES = {"train": "training", "val": "validation", "test": "test"}  # of splits, in sentences
+
+
+class Terminal(Console):
+    """A terminal that may go away: what is printed then is lost, and the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich when nobody reads any more, as behind `| head`."""
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        self.quiet = True
+        log.warning("nobody reads what is printed any more")
 
 
 class Screen:
     """Prints to the terminal, and the same as plain text to the log."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, quiet=quiet)
+        self.quiet = quiet
+        self.console = self._make_console()
         if not self.console.is_terminal:
             self.console.width = LOG_WIDTH
 
+    def _make_console(self, width: int | None = None) -> Console:
+        colors = None if os.environ.get("NO_COLOR") else "auto"  # rich would still print in bold
+        return Terminal(highlight=False, quiet=self.quiet, color_system=colors, width=width)
+
     def show(self, renderable: RenderableType, style: str | None = None) -> None:
         """Print a table, or a text as it is: without markup, and never cut to the terminal's width."""
-        renderable = printable(renderable) if isinstance(renderable, str) else renderable
-        plain = Console(file=io.StringIO(), width=LOG_WIDTH)
-        for console in (self.console, plain):
-            console.print(renderable, style=style, markup=False, soft_wrap=isinstance(renderable, str))
-        log.info("%s", plain.file.getvalue().rstrip())  # type: ignore[attr-defined]
+        if isinstance(renderable, str):
+            text = printable(renderable)
+            self.console.print(text, style=style, markup=False, soft_wrap=True)
+        else:
+            plain = Console(file=io.StringIO(), width=WIDEST)
+            plain.print(renderable)
+            text = plain.file.getvalue().rstrip()  # type: ignore[attr-defined]
+            width = max(map(len, text.splitlines()), default=0)
+            console = self.console if width <= self.console.width else self._make_console(width)
+            console.print(renderable, style=style)
+        log.info("%s", text)
 
 
 def format_layers(layers: Iterable[Layer]) -> Table:
@@ -100,6 +125,19 @@ def format_outcome(name: str, result: Mapping[str, Any]) -> str:
     if result.get("test/accuracy") is not None:
         words.append(f"test {result['test/accuracy']:7.2%}")
     return "  ".join([*words, f"{result['seconds']:8.1f} s"])
+
+
+def type_path(path: Path) -> str:
+    """The path as it is typed in a shell."""
+    return shlex.quote(shorten(path))
+
+
+def type_override(key: str, path: Path) -> str:
+    """`key=path` as it is typed in a shell, with the quotes that Hydra's grammar needs."""
+    text = shorten(path)
+    if not re.fullmatch(r"[\w./+-]+", text):
+        text = "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return shlex.quote(f"{key}={text}")
 
 
 def shorten(path: Path) -> str:
