@@ -62,9 +62,10 @@ def train(
     events = EventLogger(run_dir, load_checkpoint(checkpoint)["global_step"] + 1 if checkpoint else None)
     stop = StopRequest()
     own = make_callbacks(config, run, events, stop, screen)
-    trainer = make_trainer(
-        config["trainer"], logger=events, callbacks=[*own, *callbacks], plugins=[WholeFiles()]
-    )
+    settings = dict(config["trainer"])
+    if settings.get("precision", "auto") == "auto":  # a run that goes on keeps the one that it began with
+        settings["precision"] = run.result.get("precision", "auto")
+    trainer = make_trainer(settings, logger=events, callbacks=[*own, *callbacks], plugins=[WholeFiles()])
     # Once for what only they refuse, before anything is loaded or written; Lightning asks for them later.
     classifier.build_optimizer(float("inf") if is_endless(trainer) else 100)
 

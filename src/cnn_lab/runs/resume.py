@@ -50,8 +50,6 @@ def plan_resume(
     if root and "data.root" not in changes and not Path(root).is_dir():  # nothing is made where it points
         settings["data"]["root"] = str(PROJECT / "data")
     _check_worth(run_dir, settings, earlier, [key for key in changes if meaning_of(key) == "length"])
-    if settings["trainer"].get("precision") == "auto" and "precision" in earlier:
-        settings["trainer"]["precision"] = earlier["precision"]  # whatever this hardware would take
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     typed = [override for override in overrides if not override.startswith(("resume=", "output_dir="))]
     return settings, run_dir, str(earlier.get("label")), [*earlier.get("overrides", []), *typed]
