@@ -19,6 +19,7 @@ import torchvision
 from cnn_lab import datasets
 from cnn_lab.datasets import read_idx, read_mnist
 from cnn_lab.errors import ConfigError, DataError
+from conftest import only_run, read_result, train_command
 from forked import CONTEXT
 
 PAGE = b"<!DOCTYPE html>\n<html>" + b"<p>Sign in to the network</p>\n" * 20 + b"</html>"
@@ -176,12 +177,9 @@ def use_mirrors(monkeypatch: pytest.MonkeyPatch, own: str, *others: str) -> None
 @pytest.fixture
 def small(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """Small files in place of Fashion-MNIST's, served by `server`, and no pauses."""
-    generator = np.random.default_rng(0)
-    shapes = [(30, 28, 28), (30,), (20, 28, 28), (20,)]
-    values = {
-        name: generator.integers(10, size=shape, dtype=np.uint8)
-        for name, shape in zip(NAMES, shapes, strict=True)
-    }
+    images = np.random.default_rng(0).integers(256, size=(50, 28, 28), dtype=np.uint8)
+    labels = np.arange(50, dtype=np.uint8) % 10
+    values = dict(zip(NAMES, (images[:30], labels[:30], images[30:], labels[30:]), strict=True))
     server.files = {name: gzip.compress(pack_idx(array)) for name, array in values.items()}
     resources = [(name, hash_bytes(content)) for name, content in server.files.items()]
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
@@ -218,6 +216,17 @@ def test_files_are_read_where_they_lie_plain_or_gzipped(
     assert_read(tmp_path, small, dataset)
     assert sorted(path.name for path in raw_folder(tmp_path, dataset).iterdir()) == before
     assert not server.asked
+
+
+def test_a_run_on_fashion_mnist(server: Server, small: dict, tmp_path: Path) -> None:
+    for name, content in server.files.items():
+        (raw_folder(tmp_path) / name).write_bytes(content)
+    settings = ["data.val_size=10", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
+    places = [f"data.root={tmp_path}", f"output_dir={tmp_path}"]
+    process = train_command("data=fashion_mnist", *settings, *places)
+    assert process.returncode == 0, process.stderr
+    found = read_result(only_run(tmp_path))["dataset"]
+    assert found == {"name": "Fashion-MNIST", "sizes": {"train": 20, "val": 10, "test": 20}}
 
 
 def repack(damage: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
