@@ -1,6 +1,6 @@
 """Measure what sweeps cost and save: a job, runs side by side, a report over many runs, and pruning.
 
-    python benchmarks/sweeps.py [--data DIR] [--output FILE]
+    python benchmarks/sweeps.py [--output FILE]
 
 Every figure is of the user's own commands, on this machine.
 """
@@ -20,7 +20,8 @@ from cnn_lab.settings.config import PROJECT
 
 REPORT_RUNS = 500
 SEARCH = [
-    "search=cnn", "hydra/sweeper/sampler=random", "data=sample", "trainer.max_epochs=8", "hydra.sweeper.n_trials=20",
+    "search=cnn", "hydra/sweeper/sampler=random", "data.train_size=4000", "data.val_size=500", "trainer.max_epochs=8",
+    "hydra.sweeper.n_trials=20",
 ]  # fmt: skip
 
 
@@ -38,10 +39,10 @@ def run(script: str, *arguments: str) -> float:
     return time.perf_counter() - start
 
 
-def measure_job(root: str, folder: Path) -> str:
+def measure_job(folder: Path) -> str:
     """What a job costs besides its training: twelve runs of a batch against two, less the time of that batch."""
     small = [f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
-    base = ["-m", f"data.root={root}", "trainer.max_epochs=1", *small, f"output_dir={folder}"]
+    base = ["-m", "trainer.max_epochs=1", *small, f"output_dir={folder}"]
     two, twelve = (run("train.py", *base, f"seed={','.join(map(str, range(n)))}") for n in (2, 12))
     last = max(folder.glob("sweeps/*"))
     training = [json.loads(path.read_text())["seconds_per_epoch"] for path in last.glob("*/result.json")]
@@ -49,9 +50,9 @@ def measure_job(root: str, folder: Path) -> str:
     return f"| a job besides its training | {cost:.2f} s |"
 
 
-def measure_side_by_side(root: str, folder: Path) -> str:
+def measure_side_by_side(folder: Path) -> str:
     """Eight runs of an epoch, side by side and one after the other."""
-    base = ["-m", f"data.root={root}", "trainer.max_epochs=1", "seed=0,1,2,3,4,5,6,7", f"output_dir={folder}"]
+    base = ["-m", "trainer.max_epochs=1", "seed=0,1,2,3,4,5,6,7", f"output_dir={folder}"]
     serial = run("train.py", *base)
     parallel = run("train.py", *base, "hydra/launcher=joblib")
     return f"| 8 runs side by side with joblib | {serial / parallel:.2f} times as fast ({parallel:.0f} s against {serial:.0f} s) |"
@@ -59,7 +60,7 @@ def measure_side_by_side(root: str, folder: Path) -> str:
 
 def measure_report(folder: Path) -> str:
     """The report over many runs: copies of one, each with a dropout of its own."""
-    run("train.py", "-m", "seed=0,1", "data=sample", "trainer=debug", f"output_dir={folder}")
+    run("train.py", "-m", "seed=0,1", "trainer=debug", f"output_dir={folder}")
     (sweep,) = folder.glob("sweeps/*")
     source = next(sweep.glob("0-*"))
     config, result = (source / "config.yaml").read_text(), json.loads((source / "result.json").read_text())
@@ -90,15 +91,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default=str(PROJECT / "data"), help="folder with MNIST/raw/ below it")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
-    root = str(Path(arguments.data).resolve())
     folder = Path(tempfile.mkdtemp())
     lines = ["| what | measured |", "|---|---|"]
     for measure in (
-        lambda: measure_job(root, folder / "job"),
-        lambda: measure_side_by_side(root, folder / "side"),
+        lambda: measure_job(folder / "job"),
+        lambda: measure_side_by_side(folder / "side"),
         lambda: measure_report(folder / "report"),
         lambda: measure_pruning(folder / "pruning"),
     ):
