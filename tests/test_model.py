@@ -1,4 +1,8 @@
+import importlib.util
 import itertools
+import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +10,7 @@ from torch import nn
 
 from cnn_lab.model import CNN
 
+DIGITS = {"input_shape": (1, 28, 28), "num_classes": 10}
 SPACE = [
     {"channels": channels, "pool": pool, "norm": norm, "hidden": hidden, "activation": activation}
     for (channels, pool), norm, (hidden, activation) in itertools.product(
@@ -36,7 +41,7 @@ def article_network() -> nn.Sequential:
 
 def test_the_default_is_the_article_with_pytorchs_initialisation() -> None:
     torch.manual_seed(3)
-    ours = CNN()
+    ours = CNN(**DIGITS)
     torch.manual_seed(3)
     plain = article_network()
     assert sum(parameter.numel() for parameter in ours.parameters()) == 421_642
@@ -47,7 +52,7 @@ def test_the_default_is_the_article_with_pytorchs_initialisation() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_the_default_is_the_same_function_with_the_same_gradients(training: bool) -> None:
     images = torch.randn(5, 1, 28, 28)
-    plain, ours = article_network(), CNN()
+    plain, ours = article_network(), CNN(**DIGITS)
     for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
         mine.data.copy_(theirs)
     outputs = []
@@ -63,7 +68,7 @@ def test_the_default_is_the_same_function_with_the_same_gradients(training: bool
 
 @pytest.mark.parametrize("settings", [*SPACE, *KERNELS], ids=str)
 def test_every_network_of_the_space_trains(settings: dict) -> None:
-    settings = {"channels": [4, 6], "input_shape": (1, 28, 28), "num_classes": 10, **settings}
+    settings = {"channels": [4, 6], **DIGITS, **settings}
     net = CNN(**settings)
     outputs = {}
     for name, module in net.named_modules():
@@ -84,15 +89,35 @@ def test_every_network_of_the_space_trains(settings: dict) -> None:
 
 
 def test_maps_are_channels_last_from_the_first_convolution_on() -> None:
-    net = CNN()
+    net = CNN(**DIGITS)
     convolved = net.blocks[0].conv(net._to_channels_last(torch.randn(8, 1, 28, 28)))
     assert convolved.stride() == (32 * 28 * 28, 1, 28 * 32, 32)
 
 
 def test_max_pooling_comes_before_an_activation_only_where_that_changes_nothing() -> None:
     orders = {
-        activation: [name for name, _ in CNN(activation=activation).blocks[0].named_children()]
-        for activation in ("relu", "gelu")
+        (pool, activation): [
+            name for name, _ in CNN(pool=pool, activation=activation, **DIGITS).blocks[0].named_children()
+        ]
+        for pool, activation in (("max", "relu"), ("max", "gelu"), ("avg", "relu"))
     }
-    assert orders == {"relu": ["conv", "pool", "activation"], "gelu": ["conv", "activation", "pool"]}
-    assert [name for name, _ in CNN(pool="avg").blocks[0].named_children()] == ["conv", "activation", "pool"]
+    pooled_last = ["conv", "activation", "pool"]
+    assert orders == {
+        ("max", "relu"): ["conv", "pool", "activation"], ("max", "gelu"): pooled_last, ("avg", "relu"): pooled_last
+    }  # fmt: skip
+
+
+def test_a_number_is_one_hidden_layer() -> None:
+    one, listed = (str(CNN(hidden=hidden, **DIGITS)) for hidden in (128, [128]))
+    assert one == listed
+    assert "in_features=128, out_features=10" in one
+
+
+def test_the_network_imports_nothing_but_pytorch() -> None:
+    waiting, imported = ["cnn_lab.model"], set()
+    while waiting:
+        source = Path(importlib.util.find_spec(waiting.pop()).origin).read_text()
+        names = re.findall(r"^(?:from|import) ([\w.]+)", source, re.MULTILINE)
+        waiting += [name for name in names if name.startswith("cnn_lab.")]
+        imported |= {name.partition(".")[0] for name in names}
+    assert imported - sys.stdlib_module_names == {"cnn_lab", "torch"}

@@ -52,20 +52,20 @@ def test_the_article_layer_by_layer() -> None:
     [
         (
             {"channels": [8, 8, 8], "kernel_sizes": 7, "paddings": [3, 3, 0], "input_shape": (1, 12, 12)},
-            "block 3: a 7x7 kernel does not fit its 3x3 input" + ADVICE,
+            "model: block 3: a 7x7 kernel does not fit its 3x3 input" + ADVICE,
         ),
         (
             {"kernel_sizes": 31, "paddings": 1},
-            "block 1: a 31x31 kernel does not fit its 28x28 input with padding 1" + ADVICE,
+            "model: block 1: a 31x31 kernel does not fit its 28x28 input with padding 1" + ADVICE,
         ),
         (
             {"channels": [4] * 5},
-            "block 5: a 2x2 pool does not fit its 1x1 input; use fewer blocks or model.pool=none",
+            "model: block 5: a 2x2 pool does not fit its 1x1 input; use fewer blocks or model.pool=none",
         ),
         (
             {"kernel_sizes": 4, "strides": 2},
             (
-                "block 1: model.paddings=same with a stride above 1 needs an odd kernel size, not 4; "
+                "model: block 1: model.paddings=same with a stride above 1 needs an odd kernel size, not 4; "
                 "give the padding as a number"
             ),
         ),
