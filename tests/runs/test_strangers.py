@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import json
 import os
 import pickle
@@ -19,23 +20,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
 from PIL import Image, PngImagePlugin
 
-from cnn_lab import datasets as mnist
-from cnn_lab.errors import ConfigError, DataError
+from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.digits import read_digit
-from cnn_lab.runs import trust
+from cnn_lab.runs.checkpoints import load_checkpoint
 from cnn_lab.runs.directory import find_run
 from cnn_lab.runs.record import read_result, read_rows
 from cnn_lab.runs.resume import plan_resume
-from cnn_lab.runs.trained import load_checkpoint, load_trained
+from cnn_lab.runs.trained import load_trained
 from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml
 from cnn_lab.settings.config import GROUPS, PROJECT, check_config
-from cnn_lab.sweeps.report import collect, write_report
+from cnn_lab.sweeps.report import write_report
+from cnn_lab.sweeps.results import collect
 from cnn_lab.terminal.screen import Screen
 from cnn_lab.use.prediction import read_pictures
-from conftest import MNIST_ROOT, TrainedRun, compose_config, needs_mnist, run_script
+from conftest import TrainedRun, compose_config, run_script
 
 BEST = Path("checkpoints", "best.ckpt")
 LAUGHS = "a: &a {x: 1, y: 2}\n" + "".join(
@@ -68,7 +68,7 @@ def checkpoint(trained: TrainedRun) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def settings() -> dict[str, Any]:
-    return check_config(compose_config("data=sample"))
+    return check_config(compose_config())
 
 
 def list_tree(folder: Path) -> dict[str, Any]:
@@ -112,13 +112,9 @@ PLAIN = "is not a checkpoint of this project"
 FILES: dict[str, tuple[Callable[[dict[str, Any], Path], bytes], str]] = {
     "code": (lambda good, mark: pickle.dumps(Touch(mark)), PLAIN),
     "code in a legacy file": (lambda good, mark: save_legacy({**good, "x": Touch(mark)}), PLAIN),
-    "code in a zip": (lambda good, mark: save(Touch(mark)), f"{PLAIN}: it is more than data"),
     "code in a good one": (lambda good, mark: save({**good, "x": Touch(mark)}), f"{PLAIN}: it is more than data"),
     "empty": (lambda good, mark: b"", PLAIN),
-    "zeros": (lambda good, mark: bytes(10_000), PLAIN),
-    "text": (lambda good, mark: b"not a checkpoint", PLAIN),
     "truncated": (lambda good, mark: save(good)[:-1000], PLAIN),
-    "half": (lambda good, mark: save(good)[: len(save(good)) // 2], PLAIN),
     "bomb": (
         lambda good, mark: change_record(save(good), lambda data: data + bytes(100_000_000), zipfile.ZIP_DEFLATED),
         f"{PLAIN}: it would unpack to 10",
@@ -147,11 +143,7 @@ FILES: dict[str, tuple[Callable[[dict[str, Any], Path], bytes], str]] = {
         lambda good, mark: save({**good, "x": torch.zeros(3, device="meta")}),
         f"{PLAIN}: it has tensors that are larger than what it holds of them",
     ),
-    "only a tensor": (lambda good, mark: save(torch.zeros(3)), f"{PLAIN}: it has no config"),
     "only weights": (lambda good, mark: save(good["state_dict"]), f"{PLAIN}: it has no config"),
-    "a list": (lambda good, mark: save([good]), f"{PLAIN}: it has no config"),
-    "a config that is none": (lambda good, mark: save({**good, "config": "seed"}), f"{PLAIN}: it has no config"),
-    "no weights": (lambda good, mark: save({**good, "state_dict": None}), f"{PLAIN}: it has no state_dict"),
     "weights of text": (
         lambda good, mark: save({**good, "state_dict": {"net.a\x1b[2J": "text"}}),
         f"{PLAIN}: net.a[2J in its state_dict is no weight",
@@ -264,91 +256,73 @@ def test_settings_that_do_not_fit_are_named_with_the_version(
         load_checkpoint(run / BEST)
 
 
-@pytest.mark.parametrize("value", [5, "text", ["list"], None, {"_target_": 3}, {}])
-@pytest.mark.parametrize("key", [*GROUPS, "early_stopping", "output_dir", "seed", "label_smoothing"])
-def test_a_value_of_any_type_ends_in_one_message_or_none(
-    checkpoint: dict[str, Any], tmp_path: Path, key: str, value: Any
-) -> None:
-    path = tmp_path / "best.ckpt"
-    torch.save({**checkpoint, "config": {**checkpoint["config"], key: value}}, path)
-    try:
-        load_trained(path)
-    except ConfigError as error:
-        assert "\n" not in str(error)  # noqa: PT017
+def test_a_value_of_any_type_ends_in_one_message_or_none(checkpoint: dict[str, Any], tmp_path: Path) -> None:
+    keys = (*GROUPS, "early_stopping", "output_dir", "seed", "label_smoothing")
+    for key, value in itertools.product(keys, [5, "text", ["list"], None, {"_target_": 3}, {}]):
+        path = tmp_path / "best.ckpt"
+        torch.save({**checkpoint, "config": {**checkpoint["config"], key: value}}, path)
+        try:
+            load_trained(path)
+        except ConfigError as error:
+            assert "\n" not in str(error)  # noqa: PT017
 
 
-def test_every_option_of_this_project_may_be_stored(settings: dict[str, Any]) -> None:
-    options = [(path.parent.name, OmegaConf.load(path)) for path in (PROJECT / "conf").glob("*/*.yaml")]
-    targets = {(group, node["_target_"]) for group, node in options if group in GROUPS and "_target_" in node}
-    assert {group for group, _ in targets} == set(GROUPS)
-    for group, target in targets:
-        check_trusted({**settings, group: {"_target_": target}})
-    check_trusted(
-        {**settings, "model": {"_target_": "cnn_lab.model.CNN", "act": {"_target_": "torch.nn.ReLU"}}}
-    )
+def test_every_option_of_this_project_may_be_stored() -> None:
+    for path in (PROJECT / "conf").glob("*/*.yaml"):
+        if path.parent.name in GROUPS:
+            check_trusted(check_config(compose_config(f"{path.parent.name}={path.stem}")))
 
 
 TARGETS = {
     "model": [
-        "os.system", "builtins.eval", "cnn_lab", "cnn_lab_evil.Net", "torch.nn.modules.os.system", "torch.hub.load",
-        "cnn_lab.runs.directory.subprocess.run", "cnn_lab.trainer.ctypes.CDLL", "torch.nn.functools.partial", 3, None, ["os"],
-        "torch.nn.utils.clip_grad_norm_", "cnn_lab.../../os.system", "cnn_lab.model.nn.Linear", "torch.nn.modules.os",
-        "cnn_lab.sweeps.job.run_job", "cnn_lab.runs.directory.Run", "cnn_lab.runs.directory.Path", "lightning.pytorch.Trainer", "cnn_lab.model.",
-        "torch.nn.parallel.pickle.loads", "cnn_lab.data.ImageDataModule", "cnn_lab.model.CNN.__init__", "torch.nn.",
+        "os.system",
+        "builtins.eval",
+        3,
+        None,
+        ["os"],
+        "torch.nn.Linear",
+        "cnn_lab.model.CNN.__init__",
+        "CNN",
     ],
-    "data": [
-        "cnn_lab.data.LightningDataModule", "lightning.pytorch.demos.mnist_datamodule.MNISTDataModule", "torch.nn.Linear",
-        "cnn_lab.runs.directory.replace_file", "cnn_lab.data.BatchIndices", "cnn_lab.model.CNN", "lightning.pytorch.LightningDataModule",
-    ],
-    "optimizer": [
-        "torch.optim.optimizer.functools.partial", "torch.optim.lr_scheduler.StepLR", "cnn_lab.runs.directory.replace_file",
-        "torch.nn.Linear", "torch.optim.Adam.step", "torch.optim.swa_utils.copy.deepcopy",
-    ],
-    "scheduler": [
-        "cnn_lab.runs.directory.replace_file", "cnn_lab.sweeps.job.run_job", "cnn_lab.scheduler.check_ranges", "torch.optim.Adam",
-        "torch.optim.lr_scheduler.StepLR", "cnn_lab.scheduler.nothing",
-    ],
-    "trainer": [
-        "lightning.pytorch.utilities.rank_zero.os.system", "lightning.pytorch.cli.LightningCLI", "lightning.pytorch.os",
-        "lightning.pytorch.callbacks.ModelCheckpoint", "cnn_lab.training.train",
-    ],
-}  # fmt: skip
+    "data": ["lightning.pytorch.LightningDataModule"],
+    "data.source": ["torch.load", "cnn_lab.runs.record.replace_file"],
+    "optimizer": ["torch.optim.swa_utils.copy.deepcopy"],
+    "scheduler": ["torch.optim.Adam"],
+    "trainer": ["cnn_lab.training.train"],
+}
 
 
-@pytest.mark.parametrize("group", TARGETS)
-def test_a_target_that_does_not_belong_where_it_is_is_refused(settings: dict[str, Any], group: str) -> None:
+def test_a_target_that_does_not_belong_where_it_is_is_refused(settings: dict[str, Any]) -> None:
     before = set(sys.modules)
-    for target in TARGETS[group]:
-        with pytest.raises(ConfigError) as caught:
-            check_trusted({**settings, group: {**settings[group], "_target_": target}})
-        assert str(caught.value).startswith(
-            f"{group}._target_={target} is refused: a stored config may only name "
-        )
+    for key, targets in TARGETS.items():
+        for target in targets:
+            changed = copy.deepcopy(settings)
+            group, _, name = key.partition(".")
+            (changed[group][name] if name else changed[group])["_target_"] = target
+            with pytest.raises(ConfigError) as caught:
+                check_trusted(changed)
+            assert str(caught.value).startswith(
+                f"{key}._target_={target} is refused: a stored config may name only "
+            )
     assert set(sys.modules) == before
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("model.activation._target_", {"_target_": "os.system"}),
-        ("model.hidden.0._target_", [{"_target_": "cnn_lab.runs.directory.replace_file"}]),
-        ("trainer.profiler._target_", {"_target_": "lightning.pytorch.profilers.PyTorchProfiler"}),
-        ("trainer.plugins.0._target_", [{"_target_": "lightning.pytorch.Trainer"}]),
-        ("optimizer.lr._target_", {"_target_": "torch.optim.Adam"}),
+        ("model.activation._target_", {"_target_": "torch.nn.ReLU"}),
+        ("model.hidden.0._target_", [{"_target_": "cnn_lab.model.CNN"}]),
         ("pictures._target_", {"_target_": "cnn_lab.model.CNN"}),
         ("model._args_", []),
         ("model._convert_", "object"),
-        ("model._recursive_", True),
         ("data.root=${oc.env:HOME}", "${oc.env:HOME}"),
         ("model.hidden.0=${project:x}", ["${project:x}"]),
         ("data.root", "/data/\x1b[2J"),
         ("data.root", "x" * 5_000),
         ("data.std", 10**100),
-        ("data.std", b"bytes"),
         ("data.std", (1, 2)),
         ("data.std", {1: 2}),
         ("data.std", {"\x1b": 2}),
-        ("data.std", {1, 2}),
         ("data.std", torch.zeros(3)),
     ],
 )
@@ -359,7 +333,7 @@ def test_a_config_that_no_run_leaves_behind_is_refused(
     node = value if name == "_target_" else {**settings[group], name: value}
     with pytest.raises(ConfigError) as caught:
         check_trusted({**settings, group: node})
-    assert str(caught.value).startswith(f"{key} is refused: " if "=" in key else key)
+    assert str(caught.value).startswith(key)
     assert "is refused: " in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -376,10 +350,7 @@ def test_a_config_is_not_walked_for_ever(settings: dict[str, Any]) -> None:
             check_trusted(value)
 
 
-LINKS = [
-    str(BEST), "checkpoints", "result.json", "metrics.csv", "config.yaml", "explain", "model.onnx", ".lock",
-    ".result.json.new", "train.log", "00000",
-]  # fmt: skip
+LINKS = [str(BEST), "checkpoints", "result.json", "explain", ".result.json.new"]
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -436,48 +407,45 @@ def test_a_checkpoint_without_a_run_has_its_own_folder(run: Path, tmp_path: Path
     assert find_run(folder / "best.ckpt") == (folder, folder / "best.ckpt")
 
 
-def test_nothing_is_downloaded_to_where_a_strangers_config_points(
+def write_fashion(root: Path, value: int) -> Path:
+    """A Fashion-MNIST of 40 and 20 images whose pixels all have this value."""
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, size in (("train", 40), ("t10k", 20)):
+        images, labels = bytes([value]) * (size * 28 * 28), bytes(range(10)) * (size // 10)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, size, 28, 28) + images)
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, size) + labels)
+    return root
+
+
+def test_nothing_is_written_to_where_a_strangers_config_points(
     checkpoint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-
-    def download(root: str) -> None:
-        asked.append(root)
-        raise DataError("no network")
-
-    monkeypatch.setattr(mnist, "download_mnist", download)
-    monkeypatch.setattr(trust, "OWN_ROOT", str(tmp_path / "own"))
-    theirs = tmp_path / "theirs"
-    mnist.raw_folder(theirs).mkdir(parents=True)
-    for file in mnist.ALL_FILES:
-        (mnist.raw_folder(theirs) / file.name).write_bytes(b"short")
-    changed = copy.deepcopy(checkpoint)
-    changed["config"]["data"] |= {"root": str(theirs), "num_workers": 60}
-    torch.save(changed, tmp_path / "best.ckpt")
-    before = list_tree(tmp_path)
-    with pytest.raises(DataError, match="no network"):
-        load_trained(tmp_path / "best.ckpt").load_data()
-    data = load_trained(tmp_path / "best.ckpt").load_data(allow_sample=True)
-    assert (data.name, data.sample_reason, data.num_workers) == ("MNIST sample (5,000)", "no network", 0)
-    assert asked == [str(tmp_path / "own")] * 2
-    assert list_tree(tmp_path) == before
+    monkeypatch.setattr("cnn_lab.runs.trained.PROJECT", tmp_path)
+    write_fashion(tmp_path / "data", 1)
+    complete, damaged, without = (tmp_path / name for name in ("complete", "damaged", "without"))
+    write_fashion(complete, 2)
+    next(write_fashion(damaged, 3).rglob("t10k-images*")).write_bytes(b"short")
+    fashion = check_config(compose_config("data=fashion_mnist", "data.val_size=10", "data.num_workers=60"))
+    for root, value in ((complete, 2), (damaged, 1), (without, 1)):
+        config = {**checkpoint["config"], "data": {**fashion["data"], "root": str(root)}}
+        torch.save({**checkpoint, "config": config}, tmp_path / "best.ckpt")
+        before = list_tree(tmp_path)
+        trained = load_trained(tmp_path / "best.ckpt")
+        images, labels = trained.read_test_images()
+        assert (set(images.flat), labels.tolist()) == ({value}, [*range(10)] * 2)
+        assert (trained.data.name, trained.data.num_workers) == ("Fashion-MNIST", 0)
+        assert list_tree(tmp_path) == before
 
 
-@needs_mnist
-def test_nothing_is_written_where_the_data_are(checkpoint: dict[str, Any], tmp_path: Path) -> None:
-    raw = mnist.raw_folder(tmp_path / "theirs")
-    raw.mkdir(parents=True)
-    for file in mnist.ALL_FILES:
-        (raw / file.name).symlink_to((mnist.raw_folder(MNIST_ROOT) / file.name).resolve())
-    changed = copy.deepcopy(checkpoint)
-    changed["config"]["data"] |= {"root": str(tmp_path / "theirs")}
-    torch.save(changed, tmp_path / "best.ckpt")
-    before = list_tree(tmp_path)
-    data = load_trained(tmp_path / "best.ckpt").load_data()
-    data.prepare_data()
-    data.setup("test")
-    assert (data.name, data.sizes["test"]) == ("MNIST", 10_000)
-    assert list_tree(tmp_path) == before
+def test_a_strangers_run_goes_on_with_data_of_ones_own(run: Path, tmp_path: Path) -> None:
+    settings = check_config(compose_config("data=fashion_mnist", f"data.root={tmp_path / 'theirs'}"))
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    resumed, *_ = plan_resume(str(run), ["trainer.max_epochs=4"], tmp_path)
+    assert resumed["data"]["root"] == str(PROJECT / "data")
+    resumed, *_ = plan_resume(str(run), ["trainer.max_epochs=4", f"data.root={tmp_path / 'mine'}"], tmp_path)
+    assert resumed["data"]["root"] == str(tmp_path / "mine")
+    assert not (tmp_path / "theirs").exists()
 
 
 def make_png(width: int, height: int) -> bytes:
@@ -533,7 +501,7 @@ def test_a_picture_that_does_harm_is_refused(
     path = tmp_path / "\x1b[2Jdigit.png"
     path.write_bytes(make())
     with pytest.raises(ConfigError) as caught:
-        read_digit(path)
+        read_digit(path, 28)
     assert str(caught.value).startswith(f"{tmp_path}/[2Jdigit.png {message}")
 
 
@@ -550,8 +518,8 @@ def test_a_picture_that_is_no_file_is_refused(tmp_path: Path) -> None:
     }
     for path, message in messages.items():
         with pytest.raises(ConfigError, match=message):
-            read_digit(path)
-    found = read_pictures([str(tmp_path)])
+            read_digit(path, 28)
+    found = read_pictures([str(tmp_path)], 28)
     assert len(found) == 3
     assert all(digit.problem for digit in found)
 
@@ -559,21 +527,18 @@ def test_a_picture_that_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_the_largest_pictures_are_read(tmp_path: Path) -> None:
     for mode in ("RGBA", "I;16"):
         Image.new(mode, (10_000, 1_000)).save(tmp_path / "blank.png")
-        assert read_digit(tmp_path / "blank.png").problem == "there is nothing on it"
+        assert read_digit(tmp_path / "blank.png", 28).problem == "there is nothing on it"
     frames = [Image.new("P", (30, 30), number) for number in range(50)]
     frames[0].save(tmp_path / "frames.gif", save_all=True, append_images=frames[1:])
-    assert read_digit(tmp_path / "frames.gif").problem == "there is nothing on it"
+    assert read_digit(tmp_path / "frames.gif", 28).problem == "there is nothing on it"
 
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u009b2J"
 RESULTS = {
     "null": "null",
-    "list": "[1, 2]",
-    "text": '"x"',
     "nothing": "",
     "noise": "\x00\x01\x02",
     "deep": "[" * 100_000,
-    "deep-dict": '{"label": ' + '{"a": ' * 50_000,
     "deep-value": '{"status": "completed", "x": ' + "[" * 900 + "]" * 900 + "}",
     "long": '{"status": "completed", "label": "' + "x" * 11_000_000 + '"}',
     "digits": '{"status": "completed", "test/accuracy": ' + "9" * 4_000 + "}",
@@ -624,16 +589,13 @@ def test_a_report_on_strangers_runs_is_plain_text(
     assert list_tree(run.parent) == before
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        "", "x", "epoch,step\n1,2,3,4\n", "epoch,step\nx,y\n", "epoch,step\n,\n", "epoch\n" + "9" * 5_000, "\x00\n\x00",
+def test_rows_that_are_none_are_none(tmp_path: Path) -> None:
+    for rows in (
+        "", "x", "epoch,step\n1,2,3,4\n", "epoch,step\nx,y\n", "epoch\n" + "9" * 5_000, "\x00\n\x00",
         "epoch,step,lr\n1,2,fast\n", "step\n" + "1," * 100_000, 'epoch\n"1',
-    ],
-)  # fmt: skip
-def test_rows_that_are_none_are_none(tmp_path: Path, rows: str) -> None:
-    (tmp_path / "metrics.csv").write_text(rows)
-    assert all(set(row) <= {"epoch", "step"} for row in read_rows(tmp_path))
+    ):  # fmt: skip
+        (tmp_path / "metrics.csv").write_text(rows)
+        assert all(set(row) <= {"epoch", "step"} for row in read_rows(tmp_path))
 
 
 def test_the_commands_refuse_a_strangers_code(

@@ -55,11 +55,11 @@ class Screen:
             self.console.print(text, style=style, markup=False, soft_wrap=True)
         else:
             plain = Console(file=io.StringIO(), width=WIDEST)
-            plain.print(renderable)
+            plain.print(renderable, markup=False)
             text = plain.file.getvalue().rstrip()  # type: ignore[attr-defined]
             width = max(map(len, text.splitlines()), default=0)
             console = self.console if width <= self.console.width else self._make_console(width)
-            console.print(renderable, style=style)
+            console.print(renderable, style=style, markup=False)
         log.info("%s", text)
 
 
