@@ -15,18 +15,15 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cnn_lab import datasets as mnist
-from cnn_lab.data import ImageDataModule
-from cnn_lab.errors import CnnLabError, ConfigError, DataError
-from cnn_lab.explain import arithmetic
-from cnn_lab.explain import drawings as explain_pictures
-from cnn_lab.explain import page as explain_page
-from cnn_lab.explain import story as explain
-from cnn_lab.explain.drawings import MINUS, TIMES
+from cnn_lab.datasets import read_mnist
+from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.explain import animation, arithmetic, drawings
+from cnn_lab.explain.explain import explain, find_test_image, write_page
+from cnn_lab.explain.numbers import MINUS, TIMES
+from cnn_lab.explain.page import fill, fill_page
+from cnn_lab.explain.story import Slide, Story, tell_story
 from cnn_lab.model import CNN
-from cnn_lab.runs import trust
 from cnn_lab.runs.trained import Trained, load_trained
-from cnn_lab.settings.config import PROJECT
 from cnn_lab.shapes import output_size
 from conftest import TrainedRun, open_browser, run_script
 
@@ -54,25 +51,23 @@ def network(trained: TrainedRun) -> Trained:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Animations of one frame and no bars, since many take long."""
 
-    def draw_slide(slide: explain_pictures.Slide) -> bytes:
-        return explain_pictures.to_png(
-            explain_pictures.draw_frame(slide, slide.output, slide.output.size - 1)
-        )
+    def draw_slide(slide: Slide) -> Image.Image:
+        return animation.draw_frame(slide, slide.output, slide.output.size - 1)
 
-    monkeypatch.setattr(explain_pictures, "draw_slide", draw_slide)
-    monkeypatch.setattr(explain_pictures, "draw_softmax", lambda story: b"")
+    monkeypatch.setattr(drawings, "draw_slide", draw_slide)
+    monkeypatch.setattr(drawings, "draw_softmax", lambda story: b"")
 
 
 @pytest.fixture(scope="module")
 def page(trained: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page that the command writes for the fourth test image of the run, a 3."""
+    """The page that the command writes for the fourth test image, a 0."""
     folder = tmp_path_factory.mktemp("page") / "new"
     done = run_script(
         "explain.py", str(trained.path), "--index", "3", "--output", str(folder), cwd=folder.parent
     )
     assert (done.returncode, done.stderr) == (0, "")
     (folder / "printed").write_text(done.stdout)
-    return folder / "explain.html"
+    return folder / "explain-3.html"
 
 
 @pytest.fixture(scope="module")
@@ -123,24 +118,24 @@ def read_rows(page: str, table: str) -> list[list[str]]:
     return [[read_text(cell).strip() for cell in row] for row in cells]
 
 
-def sample_image(index: int) -> tuple[np.ndarray, int]:
-    split = mnist.read_sample()["test"]
-    return split.images[index], int(split.labels[index])
+def find_pixels(index: int) -> tuple[np.ndarray, int]:
+    """A test image of MNIST (28, 28) and its label."""
+    images, labels = read_mnist()["test"]
+    return images[index, 0].numpy(), int(labels[index])
 
 
 def test_the_command_writes_one_page_and_its_pictures(page: Path, network: Trained) -> None:
-    pixels, label = sample_image(3)
-    shares = network.predict(pixels[None])[0]
+    pixels, label = find_pixels(3)
+    shares = network.predict(pixels[None, None])[0]
     guess = int(shares.argmax())
     truth = "which is right" if guess == label else f"which is wrong: it is {label}"
     assert (page.parent / "printed").read_text() == (
-        f"test image 3 of the embedded sample of MNIST: {guess} ({shares[guess]:.2%}), {truth}\n"
-        "Page: new/explain.html\n"
+        f"test image 3 of MNIST: {guess} ({shares[guess]:.2%}), {truth}\nPage: new/explain-3.html\n"
     )
-    assert {path.name for path in page.parent.iterdir()} == {"explain.html", "explain", "printed"}
-    assert {path.name for path in (page.parent / "explain").iterdir()} == PICTURES
+    assert {path.name for path in page.parent.iterdir()} == {"explain-3.html", "explain-3", "printed"}
+    assert {path.name for path in (page.parent / "explain-3").iterdir()} == PICTURES
     assert page.stat().st_size < 3e6
-    for path in (page.parent / "explain").iterdir():
+    for path in (page.parent / "explain-3").iterdir():
         with Image.open(path) as picture:
             picture.load()
             assert min(picture.size) > 100
@@ -154,8 +149,8 @@ def test_nothing_on_the_page_leads_out_of_it(page: Path) -> None:
     assert "{{" not in text
     assert not re.search(r"https?://|@import|url\(", text)
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', text)
-    assert all(source.startswith(("data:", "#", "explain/")) for source in sources)
-    files = {source.removeprefix("explain/") for source in sources if source.startswith("explain/")}
+    assert all(source.startswith(("data:", "#", "explain-3/")) for source in sources)
+    files = {source.removeprefix("explain-3/") for source in sources if source.startswith("explain-3/")}
     assert files == PICTURES
     assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", text))
 
@@ -181,9 +176,9 @@ def test_the_tables_have_the_sizes_and_parameters_of_the_network(page: Path, net
 
 
 def test_logits_and_probabilities_are_pytorchs(page: Path, network: Trained) -> None:
-    pixels, _ = sample_image(3)
+    pixels, _ = find_pixels(3)
     with torch.inference_mode():
-        logits = network.net(network.normalise(pixels[None]))[0]
+        logits = network.net(network.normalise(pixels[None, None]))[0]
     rows = read_rows(page.read_text(), "bars")
     assert [row[0] for row in rows] == network.classes
     for row, logit, share in zip(rows, logits.tolist(), logits.softmax(dim=0).tolist(), strict=True):
@@ -202,9 +197,9 @@ def test_every_network_that_the_config_can_express(
     settings: dict, network: Trained, tmp_path: Path, quick: None
 ) -> None:
     torch.manual_seed(0)
-    net = CNN(**settings).eval()
+    net = CNN(**settings, input_shape=(1, 28, 28), num_classes=10).eval()
     other = with_net(network, net)
-    page, story = explain.explain(other, tmp_path / "run", tmp_path, index=1)
+    page, story = explain(other, tmp_path / "run", tmp_path, index=1)
     text = page.read_text()
     assert "nan" not in read_text(text).lower().split()
     shown = read_rows(text, "convolutions")
@@ -214,7 +209,7 @@ def test_every_network_that_the_config_can_express(
         assert row[5].endswith(f"= {layer.output[1]}")
         assert row[7].endswith(f"= {layer.parameters:,}")
     assert ("6-channels.png" in text) == (len(convolutions) > 1)
-    expected = other.predict(sample_image(1)[0][None])[0]
+    expected = other.predict(find_pixels(1)[0][None, None])[0]
     np.testing.assert_allclose(story.probabilities, expected, rtol=0, atol=1e-4)
 
 
@@ -225,8 +220,8 @@ def with_net(network: Trained, net: torch.nn.Module) -> Trained:
 
 
 def test_more_than_64_maps_are_said_to_be_more() -> None:
-    assert explain_pictures.count_maps(np.zeros((512, 3, 3))) == "64 of 512 maps of 3 x 3"
-    assert explain_pictures.count_maps(np.zeros((1, 3, 4))) == "1 map of 3 x 4"
+    assert drawings.count_maps(np.zeros((512, 3, 3))) == "64 of 512 maps of 3 x 3"
+    assert drawings.count_maps(np.zeros((1, 3, 4))) == "1 map of 3 x 4"
 
 
 def test_arithmetic_that_differs_from_pytorch_writes_no_page(
@@ -236,15 +231,15 @@ def test_arithmetic_that_differs_from_pytorch_writes_no_page(
     with pytest.raises(
         CnnLabError, match=r"^the page's arithmetic and PyTorch differ by .* no page was written$"
     ):
-        explain.explain(network, tmp_path, tmp_path / "new")
+        explain(network, tmp_path, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_picture_with_a_hostile_name_is_told_as_text(network: Trained, tmp_path: Path, quick: None) -> None:
     path = tmp_path / HOSTILE
-    digit, _ = sample_image(3)
+    digit, _ = find_pixels(3)
     Image.fromarray(255 - digit).resize((200, 200)).save(path)
-    page, story = explain.explain(network, tmp_path / "<b>run", tmp_path, image=path)
+    page, story = explain(network, tmp_path / "<b>run", tmp_path, image=path)
     text = page.read_text()
     assert (story.truth, story.example.source) == ("", f"the picture {HOSTILE}")
     assert "<script>alert" not in text
@@ -257,28 +252,28 @@ def test_the_template_is_filled_once_and_with_text() -> None:
     values = {"name": "<{{sizes}}>", "sizes": [1, 2], "rows": [{"n": 1}, {"n": 2.5}], "none": ""}
     template = "{{name}} {{&name}} {{sizes[1]}} {{#rows}}{{n:.1f}},{{/rows}}"
     template += "{{#none}}a{{/none}}{{^none}}b{{/none}}{{#name}}c{{/name}}{{^name}}d{{/name}}"
-    assert explain_page.fill(template, values) == "&lt;{{sizes}}&gt; <{{sizes}}> 2 1.0,2.5,bc"
+    assert fill(template, values) == "&lt;{{sizes}}&gt; <{{sizes}}> 2 1.0,2.5,bc"
 
 
 def test_text_from_outside_cannot_end_the_pages_data(
     network: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    story = explain.tell_story(network, "run", explain.find_test_image(network, 0))
-    monkeypatch.setattr(explain.Story, "pooled", ("</script><b>", story.image[0], (0, 0)))
+    story = tell_story(network, "run", find_test_image(network, 0))
+    monkeypatch.setattr(Story, "pooled", ("</script><b>", story.image[0], (0, 0)))
     pictures = dict.fromkeys(PICTURES, b"")
-    assert "</script><b>" not in explain_page.fill_page(story, pictures)
+    assert "</script><b>" not in fill_page(story, pictures, "explain")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (
-            ["--index", "500"],
-            "--index 500 is out of range: the embedded sample of MNIST has 500 test images, 0 to 499",
+            ["--index", "10000"],
+            "--index 10000 is out of range: MNIST has 10,000 test images, 0 to 9999",
         ),
         (
             ["--index", "-1"],
-            "--index -1 is out of range: the embedded sample of MNIST has 500 test images, 0 to 499",
+            "--index -1 is out of range: MNIST has 10,000 test images, 0 to 9999",
         ),
         (["--image", "missing.png"], "missing.png cannot be read: No such file or directory"),
         (["--image", "blank.png"], "--image blank.png: there is nothing on it; give a picture of one digit"),
@@ -292,7 +287,7 @@ def test_mistakes_are_told_in_one_message(
     option, value = arguments
     given = {"index": int(value)} if option == "--index" else {"image": Path(value)}
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$") as caught:
-        explain.explain(network, tmp_path, tmp_path / "page", **given)
+        explain(network, tmp_path, tmp_path / "page", **given)
     assert caught.value.exit_code == 2
     assert not (tmp_path / "page").exists()
 
@@ -303,56 +298,56 @@ def test_other_networks_and_places_that_cannot_be_written_are_refused(
     config = {**network.config, "model": {"_target_": "torch.nn.Flatten"}}
     other = replace(with_net(network, torch.nn.Flatten()), config=config)
     with pytest.raises(ConfigError, match=r"^explain\.py needs a network with convolutional blocks"):
-        explain.explain(other, tmp_path, tmp_path)
+        explain(other, tmp_path, tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(CnnLabError, match=r"file cannot be written: .*; give another --output$"):
-        explain.write_page(tmp_path / "file", "", {})
-
-
-def test_without_mnist_a_digit_of_the_sample_stands_in_and_it_is_said(
-    network: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def download(root: str) -> None:
-        raise DataError("no network")
-
-    monkeypatch.setattr(mnist, "download_mnist", download)
-    monkeypatch.setattr(trust, "OWN_ROOT", str(tmp_path))
-    data = ImageDataModule(str(tmp_path))
-    example = explain.find_test_image(replace(network, data=data), 7)
-    assert (example.pixels == sample_image(7)[0]).all()
-    assert example.source == "test image 7 of the embedded sample of MNIST"
-    assert example.note == "MNIST cannot be had here, so this is another image: no network"
+        write_page(tmp_path / "file", "explain", "", {})
 
 
 def test_a_second_page_replaces_the_first_and_its_pictures(
     network: Trained, tmp_path: Path, quick: None
 ) -> None:
-    first, _ = explain.explain(network, tmp_path, tmp_path)
+    first, _ = explain(network, tmp_path, tmp_path)
     text = first.read_text()
     assert {path.name for path in (tmp_path / "explain").iterdir()} == PICTURES
     (tmp_path / "explain" / "8-block-2-mine.png").touch()
-    small = with_net(network, CNN(channels=[4]).eval())
-    second, _ = explain.explain(small, tmp_path, tmp_path)
+    small = with_net(network, CNN(channels=[4], input_shape=(1, 28, 28), num_classes=10).eval())
+    second, _ = explain(small, tmp_path, tmp_path)
     assert second == first
     assert second.read_text() != text
     left = {path.name for path in (tmp_path / "explain").iterdir()}
     assert left == PICTURES - {"6-channels.png", "8-block-2.png"} | {"8-block-2-mine.png"}
 
 
+def test_pages_of_other_digits_have_names_of_their_own(network: Trained, tmp_path: Path, quick: None) -> None:
+    first, _ = explain(network, tmp_path, tmp_path)
+    text = first.read_text()
+    picture = tmp_path / "an eight & more.png"
+    Image.fromarray(find_pixels(8)[0]).resize((200, 200)).save(picture)
+    others = [
+        explain(network, tmp_path, tmp_path, **digit)[0] for digit in ({"index": 8}, {"image": picture})
+    ]
+    assert [page.name for page in others] == ["explain-8.html", "explain-an-eight-more.html"]
+    assert first.read_text() == text
+    for page in others:
+        assert f'href="{page.stem}/1-image.png"' in page.read_text()
+        assert {path.name for path in (tmp_path / page.stem).iterdir()} == PICTURES
+
+
 def test_the_animation_writes_out_the_dot_product(network: Trained) -> None:
-    story = explain.tell_story(network, "run", explain.find_test_image(network, 3))
+    story = tell_story(network, "run", find_test_image(network, 3))
     slide, other = story.slides
     products = np.pad(slide.image, slide.padding)[10:13, 12:15] * slide.kernel
-    lines = explain_pictures.write_sum(products, slide.bias).replace(MINUS, "-").splitlines()
+    lines = animation.write_sum(products, slide.bias).replace(MINUS, "-").splitlines()
     terms = [float(term.strip("()")) for term in lines[0].split(" + ")]
     assert terms == pytest.approx(products.ravel().tolist(), abs=0.0051)
     index = int(story.order[0])
     assert float(lines[1].split(" = ")[-1]) == pytest.approx(
         story.steps[0].output[index][10, 12], abs=0.00051
     )
-    assert "the sum of the 16 products" in explain_pictures.write_sum(np.ones((4, 4)), 0.5)
+    assert "the sum of the 16 products" in animation.write_sum(np.ones((4, 4)), 0.5)
     assert other.output.shape == (13, 13)
-    assert explain_pictures.describe_slide(other).endswith(f"floor((28 + 2·0 {MINUS} 3) / 2) + 1 = 13")
+    assert animation.describe_slide(other).endswith(f"floor((28 + 2·0 {MINUS} 3) / 2) + 1 = 13")
 
 
 @pytest.mark.parametrize("width", [1400, 390, 360])
@@ -396,7 +391,9 @@ def run_first_layer(network: Trained, index: int) -> torch.Tensor:
     """The first convolution's maps of a test image, by PyTorch."""
     with torch.inference_mode():
         return (
-            network.require_cnn("the test").blocks[0].conv(network.normalise(sample_image(index)[0][None]))[0]
+            network.require_cnn("the test")
+            .blocks[0]
+            .conv(network.normalise(find_pixels(index)[0][None, None]))[0]
         )
 
 
@@ -471,10 +468,3 @@ def wait_for_change(browser: Any, before: str, seconds: float) -> None:
         seconds,
     )
     assert changed
-
-
-def test_help_is_quick_and_says_what_the_page_is() -> None:
-    done = run_script("explain.py", "--help")
-    assert done.returncode == 0
-    assert "as one page: from its pixels to the probabilities" in " ".join(done.stdout.split())
-    assert (PROJECT / "src" / "cnn_lab" / "explain.html").is_file()

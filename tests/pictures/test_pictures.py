@@ -16,7 +16,7 @@ from cnn_lab.pictures.style import BLUE, ORANGE, shade
 from cnn_lab.settings.config import check_config
 from cnn_lab.training import train
 from cnn_lab.use.evaluation import evaluate
-from conftest import TrainedRun, compose_config
+from conftest import SMALL_DATA, TrainedRun, compose_config
 
 PICTURES = {"samples", "kernels", "kernels_change", "block_1", "block_2", "confusion", "mistakes"}
 WIDEST = 350  # pixels that TensorBoard shows unchanged
@@ -83,7 +83,7 @@ def test_pictures_change_nothing_that_is_trained(tmp_path: Path) -> None:
     weights = []
     for enabled in ("true", "false"):
         settings = check_config(compose_config(
-            "data=sample", "trainer.accelerator=cpu", "trainer.limit_train_batches=3", "trainer.max_epochs=2", "model.channels=[2,4]",
+            *SMALL_DATA, "trainer.accelerator=cpu", "trainer.limit_train_batches=3", "trainer.max_epochs=2", "model.channels=[2,4]",
             "model.norm=batch", "trainer.log_every_n_steps=1", f"pictures.enabled={enabled}",
         ))  # fmt: skip
         (tmp_path / enabled).mkdir()
@@ -98,7 +98,7 @@ def test_pictures_change_nothing_that_is_trained(tmp_path: Path) -> None:
 
 def test_other_networks_go_without_kernels_and_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = check_config(compose_config(
-        "data=sample", "trainer.accelerator=cpu", "trainer.limit_train_batches=2", "trainer.max_epochs=25", "trainer.log_every_n_steps=1",
+        *SMALL_DATA, "trainer.accelerator=cpu", "trainer.limit_train_batches=2", "trainer.max_epochs=25", "trainer.log_every_n_steps=1",
         "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
     ))  # fmt: skip
 

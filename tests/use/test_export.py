@@ -13,21 +13,20 @@ import pytest
 import torch
 
 import cnn_lab.use.export
-from cnn_lab import datasets as mnist
-from cnn_lab.errors import CnnLabError, ConfigError, DataError
-from cnn_lab.runs import trust
+from cnn_lab.assembly import assemble
+from cnn_lab.datasets import read_mnist
+from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.settings.config import PROJECT, check_config
-from cnn_lab.sweeps.launchers import install_hint
-from cnn_lab.training import build
+from cnn_lab.settings.extras import install_hint
 from cnn_lab.use.export import FILES, TOLERANCE, compare, describe, export, open_file, serialise
 from conftest import TrainedRun, compose_config, run_script
 
-DIGITS = mnist.read_sample()["test"].images[:50]
+DIGITS = read_mnist()["test"].images[:50].numpy()
 ALONE = """
 import json, sys
 import numpy
-everything = numpy.load("digits.npy")[:, None]
+everything = numpy.load("digits.npy")
 found = []
 for images in (everything[:0], everything[:1], everything[1:8], everything[8:]):
 {usage}
@@ -57,9 +56,9 @@ NETWORKS = [  # with ReLU there is the trained run
 def make_trained(*model: str) -> Trained:
     """A network with random weights and statistics, as if it had been trained."""
     overrides = [f"model.{setting}" for setting in model]
-    config = check_config(compose_config("data=sample", *overrides))
+    config = check_config(compose_config(*overrides))
     torch.manual_seed(0)
-    data, classifier = build(config)
+    data, classifier = assemble(config)
     for name, buffer in classifier.net.named_buffers():
         if "running" in name:
             buffer.uniform_(0.5, 2)
@@ -92,7 +91,7 @@ def test_what_the_command_writes_predicts_without_this_package(run: Path) -> Non
     assert {path.name for path in run.iterdir()} == before | {file.name}
     expected = load_trained(run / "checkpoints" / "best.ckpt")
     assert lines[0] == f"checkpoints/best.ckpt, after epoch {expected.epoch}"
-    assert lines[1].startswith("Checked on 500 test images of MNIST sample (5,000) in ONNX Runtime ")
+    assert lines[1].startswith("Checked on 10,000 test images of MNIST in ONNX Runtime ")
     words, difference = lines[1].rsplit(maxsplit=1)
     assert words.endswith(": the same class on all, probabilities within")
     assert float(difference) <= TOLERANCE
@@ -115,9 +114,7 @@ def test_a_torch_file_predicts_without_this_package(
     exported = export(run, checkpoint, "torch")
     assert capfd.readouterr() == ("", "")
     assert exported.path == run / "model.pt2"
-    assert exported.describe_check().startswith(
-        "Checked on 500 test images of MNIST sample (5,000) in PyTorch "
-    )
+    assert exported.describe_check().startswith("Checked on 10,000 test images of MNIST in PyTorch ")
     classes, found = predict_alone(run, exported.describe_use(), "torch")
     assert classes == [str(digit) for digit in range(10)]
     np.testing.assert_allclose(found, load_trained(checkpoint).predict(DIGITS), rtol=0, atol=TOLERANCE)
@@ -144,7 +141,7 @@ def test_the_metadata_says_which_run_it_is_and_what_these_weights_reached(traine
     for name in ("label", "started", "fingerprint", "git_commit", "test/accuracy"):
         assert best.get(name) == trained.result[name]
     assert (best["val/accuracy"], best["epoch"]) == tuple(trained.result["best"].values())
-    assert (best["dataset"], best["mean"], best["std"]) == ("MNIST sample (5,000)", 0.1307, 0.3081)
+    assert (best["dataset"], best["mean"], best["std"]) == ("MNIST", 0.1307, 0.3081)
     assert (last["checkpoint"], last["epoch"]) == ("last.ckpt", 3)
     assert "test/accuracy" not in last
 
@@ -167,7 +164,9 @@ def test_a_file_stays_what_it_was_until_the_new_one_has_passed_its_check(
     folder.mkdir()
     (folder / "digits.pt2").write_text("old")
     monkeypatch.setattr(cnn_lab.use.export, "TOLERANCE", -1.0)
-    with pytest.raises(CnnLabError, match=r"failed its check in PyTorch .* no file was written: of 500 test"):
+    with pytest.raises(
+        CnnLabError, match=r"failed its check in PyTorch .* no file was written: of 10,000 test"
+    ):
         export(run, run / "checkpoints" / "best.ckpt", "torch", folder / "digits.pt2")
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("digits.pt2", "old")]
     monkeypatch.undo()
@@ -215,21 +214,6 @@ def test_a_network_that_the_exporter_refuses_is_one_message(
     assert str(caught.value).startswith(f"{checkpoint} cannot be exported as torch: Could not guard on data")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_where_mnist_cannot_be_had_the_samples_test_images_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(root: str) -> None:
-        raise DataError("no network")
-
-    monkeypatch.setattr(mnist, "download_mnist", fail)
-    monkeypatch.setattr(trust, "OWN_ROOT", str(tmp_path))
-    trained = make_trained("channels=[4]")
-    trained.data.root = str(tmp_path)
-    images = cnn_lab.use.export._read_test_images(trained)
-    assert (images.shape, trained.data.name) == ((500, 28, 28), "MNIST sample (5,000)")
-    assert np.array_equal(images[:50], DIGITS)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from cnn_lab.runs.trained import Trained
 
-PURPOSE = "draw.py"
 CANVAS, PEN, ERASER = 320, 24, 48  # pixels
 SEEN_SIDE, MAP_SIDE = 112, 56  # pixels, multiples of the sides of images and of most maps
 LEAST_COLUMNS = 8  # of maps in a row
@@ -71,7 +70,7 @@ def look(trained: "Trained", drawing: str | None) -> tuple[str, str]:
     """
     if not drawing:
         return _show_nothing(trained, "Draw a digit", "and watch what the network makes of it")
-    digit = find_digit(_decode(drawing), trained.require_gray(PURPOSE))
+    digit = find_digit(_decode(drawing), trained.data.input_shape[-1])
     if digit.problem:
         return _show_nothing(trained, "No digit yet", "draw one, taller than wide")
     (probabilities,) = trained.predict(digit.pixels[None, None])
@@ -190,8 +189,8 @@ def build_page(trained: "Trained", about: str) -> "gradio.Blocks":
     Raises:
         ConfigError: when Gradio is missing, or the network takes other images than gray squares.
     """
+    trained.require_gray("draw.py")
     gr = import_gradio()
-    trained.require_gray(PURPOSE)
     guess, images = look(trained, "")
     plain = {"apply_default_css": False, "js_on_load": None}
     with gr.Blocks(title="Draw a digit - cnn-lab") as page:

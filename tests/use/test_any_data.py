@@ -1,0 +1,143 @@
+"""Whatever is done with a trained network, on images that are as little like MNIST's as can be."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from cnn_lab.datasets import Split
+from cnn_lab.errors import ConfigError
+from cnn_lab.explain.explain import explain
+from cnn_lab.runs.trained import load_trained
+from cnn_lab.settings.config import check_config
+from cnn_lab.training import train
+from cnn_lab.use.drawing import build_page
+from cnn_lab.use.evaluation import evaluate
+from cnn_lab.use.export import FILES, export
+from conftest import compose_config, read_result
+
+CLASSES = ["T-shirt/top", "<b>green", "blue", "black"]  # the last one has no test images
+SIZE = (3, 12, 16)
+SETTINGS = [
+    "data.name=Colours", "data.input_shape=[3,12,16]", f"data.classes={json.dumps(CLASSES)}",
+    "data.mean=[0.3,0.3,0.2]", "data.std=[0.3,0.3,0.25]", "data.val_size=20", "data.batch_size=16",
+    "model.channels=[8,8]", "model.hidden=[16]", "model.dropout=0", "optimizer.lr=0.01",
+    "trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=1",
+]  # fmt: skip
+
+
+def make_split(size: int, classes: int, seed: int) -> Split:
+    """Noise with much of one colour: that of the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(size) % classes
+    images = torch.randint(0, 80, (size, *SIZE), generator=generator, dtype=torch.uint8)
+    for image, label in zip(images, labels, strict=True):
+        if label < SIZE[0]:
+            image[label] += 170
+    return Split(images, labels)
+
+
+def read_colours() -> dict[str, Split]:
+    return {"train": make_split(420, 4, 0), "test": make_split(60, 3, 1)}
+
+
+@dataclass
+class Colours:
+    """A run on them, with what TensorBoard was given."""
+
+    path: Path
+    events: EventAccumulator
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    def read_text(self, name: str) -> str:
+        (event,) = self.events.Tensors(f"{name}/text_summary")
+        return event.tensor_proto.string_val[0].decode()
+
+    def read_picture(self, name: str) -> np.ndarray:
+        encoded = self.events.Images(f"pictures/{name}")[-1].encoded_image_string
+        return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Colours:
+    path = tmp_path_factory.mktemp("colours")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnn_lab.datasets.read_mnist", read_colours)
+        overrides = ["optimizer.lr=0.01", "model.channels=[8,8]"]
+        train(check_config(compose_config(*SETTINGS)), path, overrides=overrides, quiet=True)
+    return Colours(path, EventAccumulator(str(path), size_guidance={"images": 0}).Reload())
+
+
+@pytest.fixture(autouse=True)
+def source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnn_lab.datasets.read_mnist", read_colours)
+
+
+def test_it_is_measured_and_a_class_without_images_has_no_accuracy(colours: Colours) -> None:
+    result = evaluate(colours.checkpoint)
+    assert result["accuracy"] == read_result(colours.path)["test/accuracy"] > 0.9
+    assert (result["classes"], result["dataset"], result["images"]) == (CLASSES, "Colours", 60)
+    assert result["class_accuracy"][3] is None
+    assert np.mean(result["class_accuracy"][:3]) == pytest.approx(result["accuracy"])
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_it_is_exported(kind: str, colours: Colours, tmp_path: Path) -> None:
+    exported = export(colours.path, colours.checkpoint, kind, tmp_path / FILES[kind])
+    assert exported.images == 60
+    assert exported.input == "uint8 (batch, 3, 12, 16), 0 to 255, such as those of Colours"
+
+
+def test_tensorboard_shows_colours_and_the_names_of_classes(colours: Colours) -> None:
+    scalars = {tag for tag in colours.events.Tags()["scalars"] if tag.startswith("class_accuracy")}
+    assert len(scalars) == 4
+    assert "class_accuracy/T-shirt_top" in scalars
+    samples = colours.read_picture("samples")
+    for channel in range(3):
+        others = np.delete(samples, channel, axis=2).max(axis=2)
+        assert (samples[..., channel] - others > 80).sum() > 1_000
+    kernels = colours.read_picture("kernels")
+    assert (np.ptp(kernels, axis=2) > 30).sum() > 1_000
+    features = colours.path / "00000" / "last_hidden_layer"
+    assert (features / "metadata.tsv").read_text().splitlines()[1].split("\t")[0] == "T-shirt/top"
+    with Image.open(features / "sprite.png") as sprite:
+        assert np.ptp(np.asarray(sprite.convert("RGB")).astype(int), axis=2).max() > 150
+
+
+def test_tensorboard_has_the_layer_table_and_first_in_hparams_what_was_typed(colours: Colours) -> None:
+    head, _, first, *_, last = colours.read_text("layers").splitlines()
+    assert head == "| layer | operation | output | parameters | multiply-adds |"
+    assert first == "| block 1 conv | conv 3x3, padding 1 | 8 x 12 x 16 | 224 | 41,472 |"
+    assert last.startswith("| total |")
+    content = colours.events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    settings = HParamsPluginData.FromString(content).experiment.hparam_infos
+    shown = {setting.name for setting in settings if setting.differs}
+    assert shown == {"lr", *(f"channels.{index}" for index in range(4))}
+
+
+def test_what_needs_gray_squares_says_so_at_once(colours: Colours, tmp_path: Path) -> None:
+    trained = load_trained(colours.checkpoint)
+    uses = {
+        "explain.py": lambda: explain(trained, colours.path, tmp_path),
+        "draw.py": lambda: build_page(trained, ""),
+        "predict.py": lambda: trained.require_gray("predict.py"),
+    }
+    for name, use in uses.items():
+        with pytest.raises(ConfigError) as caught:
+            use()
+        assert str(caught.value) == (
+            f"{name} needs gray, square images, and those of Colours have 3 channels of 12 x 16 pixels; "
+            "give a run on other data"
+        )
+    assert list(tmp_path.iterdir()) == []
