@@ -170,7 +170,7 @@ class ImageDataModule(LightningDataModule):
         images, labels = batch
         classifier = self.trainer.lightning_module if self.trainer else None
         dtype = classifier.dtype if classifier else torch.float32  # with trainer.precision=64-true another
-        return self.normalise(images).to(dtype), labels.long()  # type: ignore[arg-type]
+        return self.normalise(images).to(dtype), labels  # type: ignore[arg-type]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Bytes to float32 of the same shape: the arithmetic of torchvision's ToTensor and Normalize."""
