@@ -1,5 +1,6 @@
 """Train a network, or with -m one for every combination of values. --help lists the settings."""
 
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -8,12 +9,24 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from cnn_lab import __version__
 from cnn_lab.errors import CnnLabError
 from cnn_lab.runs.directory import STAMP, clean_label, make_label, new_run_directory
 from cnn_lab.runs.resume import plan_resume
 from cnn_lab.settings.config import check_config, list_typed
+from cnn_lab.settings.typed import check_typed, order_options
 from cnn_lab.sweeps.job import run_job
 from cnn_lab.terminal.command import fail, run_command
+
+
+def start() -> None:
+    """Look at what only the command line shows, then let Hydra compose the settings."""
+    if "--version" in sys.argv[1:]:
+        print(f"cnn-lab {__version__}")
+        return
+    check_typed(sys.argv[1:])
+    sys.argv[1:] = order_options(sys.argv[1:])
+    main()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -45,4 +58,4 @@ def train_once(config: DictConfig, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(start)

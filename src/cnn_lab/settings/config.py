@@ -87,7 +87,9 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     for group, node, target in _list_nodes(plain):
         check_group(group, node, target)
     _check_length(plain["trainer"])
-    _check_root(plain["data"])
+    if not plain["output_dir"]:
+        raise ConfigError("output_dir= is empty: give a folder, as in output_dir=outputs")
+    _check_root(plain["data"], is_typed=isinstance(config, DictConfig))
     _check_monitors(plain)
     _make_absolute(plain, "output_dir")
     _make_absolute(plain["data"], "root")
@@ -145,9 +147,11 @@ def _check_length(trainer: Mapping[str, Any]) -> None:
             raise ConfigError(f"trainer.{name}=0 is out of range: it must be at least 1, or -1 for no limit")
 
 
-def _check_root(data: Mapping[str, Any]) -> None:
-    """A folder is given exactly where the source of the images reads one."""
+def _check_root(data: Mapping[str, Any], is_typed: bool) -> None:
+    """A folder is given exactly where the source of the images reads one; one that was typed must be there."""
     source, root = data.get("source"), data.get("root")
+    if is_typed and root and root != str(PROJECT / "data") and not Path(root).expanduser().is_dir():
+        raise ConfigError(f"data.root={root} is no folder; make it first, or leave it out: {PROJECT / 'data'}")
     parameters = read_signature(source["_target_"]) if isinstance(source, dict) else None
     if parameters is None:
         return

@@ -27,18 +27,31 @@ from cnn_lab.settings.groups import (
     show,
 )
 
+MULTIRUN = ("-m", "--multirun")
+OPTIONS = (
+    *MULTIRUN, "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p",
+    "--run", "-r", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
 # Hydra's own settings that have a meaning here. Others would let it write where no run looks for its files.
 HYDRA_SETTINGS = ("launcher", "sweeper", "mode", "verbose", "searchpath", "job.env_set", "help")
 
 
 def check_typed(arguments: Sequence[str]) -> None:
-    """Refuse settings of Hydra's own that have no meaning here.
+    """Refuse options that there are not, and settings of Hydra's own that have no meaning here.
 
     Raises:
         ConfigError: naming the first.
     """
     if "LOCAL_RANK" in os.environ:  # Lightning adds some to the processes that it starts
         return
+    for option in (item for item in arguments if re.match(r"--?[a-zA-Z]", item)):
+        if option.partition("=")[0] not in OPTIONS:
+            raise ConfigError(
+                f"{option} is no option: a setting is typed as KEY=VALUE, without dashes, as in "
+                "optimizer.lr=0.01 (--help lists what there is)"
+            )
+    _check_sweep(arguments)
     for override in arguments:
         found = re.match(r"\s*[+~]*\s*hydra(?:[./](?P<name>[^=@]*))?\s*(?:[=@]|$)", override)
         name = (found["name"] or "").strip() if found else ""
@@ -47,6 +60,23 @@ def check_typed(arguments: Sequence[str]) -> None:
                 f"{override:.100} cannot be set: of Hydra's own settings there are "
                 + ", ".join(f"hydra.{item}" for item in HYDRA_SETTINGS)
             )
+
+
+def order_options(arguments: Sequence[str]) -> list[str]:
+    """The same with `-m` in front, where Hydra looks for it."""
+    return sorted(arguments, key=lambda item: item not in MULTIRUN)
+
+
+def _check_sweep(arguments: Sequence[str]) -> None:
+    is_sweep = bool(set(MULTIRUN) & set(arguments))
+    keys = [item.partition("=")[0] for item in arguments if "=" in item]
+    if is_sweep and "resume" in keys:
+        raise ConfigError("resume goes on with one run, and -m starts several: type sweep.resume=, or no -m")
+    if not is_sweep and "sweep.resume" in keys and not {"experiment", "search"} & set(keys):
+        raise ConfigError("sweep.resume goes on with a sweep: type -m and what was typed for it, too")
+    for key in keys if is_sweep else ():
+        if keys.count(key) > 1:
+            raise ConfigError(f"{key} is typed twice: put all its values into one, as in {key}=A,B")
 
 
 def is_about_typing(error: Exception) -> bool:
@@ -67,7 +97,7 @@ def explain(error: Exception) -> str:
             near = suggest(option, options)
             return f"{group}={option} is not an option{near} (there are {', '.join(options)})"
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' cannot be read as KEY=VALUE: {error.message.splitlines()[0]}"
+        return _explain_unreadable(str(error.override))
     if several := _find_several(sys.argv[1:]):
         return several
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
@@ -84,6 +114,20 @@ def parse(typed: Sequence[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(typed))
 
 
+def _explain_unreadable(override: str) -> str:
+    """Say what is wrong with an override that Hydra's grammar does not have."""
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        hint = "write it in one piece, without spaces around =; --help lists what there is"
+    elif value.count("[") != value.count("]") or value.count("{") != value.count("}"):
+        hint = f"a bracket is open; put quotes around a list that has spaces, as in '{key}=[8, 16]'"
+    elif value.startswith("~"):
+        hint = f"write $HOME for ~, as in {key}=$HOME{value[1:]}"
+    else:
+        hint = f"put what is no plain word in quotes, and all of it in others: '{key}=\"{value}\"'"
+    return f"'{override}' cannot be read as KEY=VALUE: {hint}"
+
+
 def _find_several(arguments: Sequence[str]) -> str:
     """Say what to do about several values for one setting of a single run, if there are some."""
     if {"-m", "--multirun"} & set(arguments):
@@ -95,10 +139,11 @@ def _find_several(arguments: Sequence[str]) -> str:
             continue
         if override.is_sweep_override():
             key, _, values = argument.partition("=")
+            number = f", or a point for a number: {key}={values.replace(',', '.')}"
             return (
                 f"{argument} gives several values: type -m to train a network for each, "
                 f"or brackets for one list: '{key}=[{values}]'"
-            )
+            ) + (number if re.fullmatch(r"\d,\d+", values) else "")
     return ""
 
 

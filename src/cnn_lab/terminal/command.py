@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
-from cnn_lab.settings.typed import check_typed, explain, is_about_typing
+from cnn_lab.settings.typed import explain, is_about_typing
 from cnn_lab.terminal.logs import hold_logs
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable for a traceback
@@ -19,7 +19,6 @@ def run_command(main: Callable[[], None]) -> None:
     hold_logs()
     os.environ[FULL_ERROR] = "1"  # so that Hydra raises its errors instead of printing them
     try:
-        check_typed(sys.argv[1:])
         main()
     except CnnLabError as error:
         fail(error)
