@@ -148,10 +148,10 @@ def _check_length(trainer: Mapping[str, Any]) -> None:
 
 
 def _check_root(data: Mapping[str, Any], is_typed: bool) -> None:
-    """A folder is given exactly where the source of the images reads one; one that was typed must be there."""
+    """A folder is given where the source of the images reads one, and is there if it was typed."""
     source, root = data.get("source"), data.get("root")
     if is_typed and root and root != str(PROJECT / "data") and not Path(root).expanduser().is_dir():
-        raise ConfigError(f"data.root={root} is no folder; make it first, or leave it out: {PROJECT / 'data'}")
+        raise ConfigError(f"data.root={root} is no folder; make it first, or leave it out")
     parameters = read_signature(source["_target_"]) if isinstance(source, dict) else None
     if parameters is None:
         return
