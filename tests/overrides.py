@@ -13,17 +13,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cnn_lab.settings.config import GROUPS, PROJECT, flatten
-from conftest import ENVIRONMENT
+from conftest import ENVIRONMENT, SMALL_DATA
 from forked import run_forked
 
 SCRIPT = PROJECT / "scripts" / "train.py"
-FONTS = str(
-    Path(tempfile.gettempdir(), "cnn-lab-matplotlib")
-)  # else each home gets matplotlib's list of fonts
+FONTS = str(Path(tempfile.gettempdir(), "cnn-lab-fonts"))  # else each home gets matplotlib's list of them
 SECONDS = 60  # that a try may take
 # A run of a moment, whatever is typed after it; see `lists_of_overrides` for what would take the bounds away.
 SMALL = [
-    "data=sample", "trainer.accelerator=cpu", "model.channels=[2,4]", "model.hidden=[8]", "pictures.embedding=5",
+    *SMALL_DATA, "trainer.accelerator=cpu", "model.channels=[2,4]", "model.hidden=[8]", "pictures.embedding=5",
     "pictures.mistakes=2", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
     "trainer.limit_test_batches=1", "trainer.max_epochs=1", "trainer.max_time=00:00:00:02",
 ]  # fmt: skip
@@ -47,13 +45,14 @@ CALLS = [
 GOOD = [
     "seed=7", "label=x", "label_smoothing=0.1", "early_stopping.patience=1", "early_stopping.monitor=train/accuracy",
     "checkpoint_minutes=1e-9", "pictures.enabled=false", "pictures.mistakes=0", "pictures.embedding=0", "data.batch_size=7",
-    "data.eval_batch_size=1000", "data.val_size=0", "data.test_each_epoch=true", "data.mean=0", "data.std=1", "model.channels=[3]",
+    "data.eval_batch_size=1000", "data.train_size=100", "data.val_size=0", "data.test_each_epoch=true", "data.mean=[0]", "data.std=1",
+    "data.name=digits", "model.channels=[3]", "model.hidden=4",
     "model.kernel_sizes=5", "model.strides=2", "model.paddings=2", "model.pool=avg", "model.pool=none", "model.activation=gelu",
     "model.norm=batch", "model.hidden=[]", "model.hidden=[4,4]", "model.dropout=0", "optimizer=sgd", "optimizer=adamw",
     "optimizer=rmsprop", "optimizer.lr=0.1", "optimizer.weight_decay=0.1", "scheduler=cosine", "scheduler=one_cycle",
     "scheduler=step", "scheduler=plateau", "trainer.precision=32-true", "trainer.limit_train_batches=3", "trainer.max_epochs=2",
     "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=0",
-    "trainer.num_sanity_val_steps=1", "trainer.val_check_interval=1", "trainer.check_val_every_n_epoch=2", "trainer.deterministic=true",
+    "trainer.num_sanity_val_steps=1", "trainer.check_val_every_n_epoch=2", "trainer.deterministic=true",
 ]  # fmt: skip
 HYDRA_KEYS = [
     "hydra.run.dir", "hydra.job.name", "hydra.output_subdir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.verbose",
@@ -62,12 +61,14 @@ HYDRA_KEYS = [
     "hydra.job.num", "hydra.overrides.task", "hydra.sweeper.params", "hydra.job.override_dirname", "hydra/job_logging",
     "hydra/hydra_logging", "hydra/output", "hydra/sweeper", "hydra.hydra_logging.version", "hydra.env", "hydra.job_logging.root",
 ]  # fmt: skip
-# Left out, since what they rightly do is no small run of one process: other processes, other machines.
+# Left out, since what they rightly do is no small run of one process: other processes, machines, downloads.
 LEFT_OUT = ("hydra/launcher", "hydra.launcher")
+DOWNLOADED = {"data": ["fashion_mnist"]}
 TARGETS = [
     "torch.optim.Adam", "torch.optim.LBFGS", "torch.optim.SparseAdam", "torch.optim.Adadelta", "torch.nn.Linear", "torch.nn.Identity",
     "cnn_lab.model.CNN", "cnn_lab.scheduler.step", "os.system", "builtins.print", "torch", "torch.optim", "cnn_lab", "json.dumps",
-    "lightning.pytorch.Trainer", "cnn_lab.data.ImageDataModule", "a..b", ".a", "a.", "..", "pathlib.Path", "datetime.timedelta",
+    "lightning.pytorch.Trainer", "cnn_lab.data.ImageDataModule", "cnn_lab.datasets.read_mnist", "cnn_lab.datasets.read_idx", "a..b",
+    ".a", "a.", "..", "pathlib.Path", "datetime.timedelta",
 ]  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def _list_options() -> dict[str, list[str]]:
     conf = PROJECT / "conf"
     groups = {str(path.parent.relative_to(conf)) for path in conf.rglob("*/*.yaml")}
     return {
-        group: sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        group: sorted({path.stem for path in (conf / group).glob("*.yaml")} - {*DOWNLOADED.get(group, ())})
         for group in sorted(groups)
         if not group.startswith(LEFT_OUT)
     }
@@ -95,7 +96,7 @@ MORE_KEYS = [
     "optimizer.maximize", "optimizer.differentiable", "optimizer.capturable", "optimizer.foreach", "trainer.plugins",
     "trainer.reload_dataloaders_every_n_epochs", "trainer.inference_mode", "trainer.fast_dev_run", "trainer.barebones",
     "trainer.limit_predict_batches", "trainer.logger", "trainer.callbacks", "trainer.default_root_dir", "trainer.model_registry",
-    "model.input_shape", "data.seed", "model._convert_", "model._recursive_", "optimizer._partial_", "model._args_", "data._x",
+    "model.input_shape", "data.seed", "data.source", "data.source.root", "data.source.dataset", "data.source._partial_", "model._convert_", "model._recursive_", "optimizer._partial_", "model._args_", "data._x",
     "trainer._target_", "scheduler.eta_min", "optimizer.params",
 ]  # fmt: skip
 
@@ -187,7 +188,7 @@ def _odd_ones() -> st.SearchStrategy[str]:
     )  # fmt: skip
     pair = st.builds(lambda prefix, key, value: f"{prefix}{key}={value}", prefixes, near, _texts())
     target = st.builds(
-        lambda prefix, group, name: f"{prefix}{group}._target_={name}", prefixes, st.sampled_from(GROUPS),
+        lambda prefix, group, name: f"{prefix}{group}._target_={name}", prefixes, st.sampled_from([*GROUPS, "data.source"]),
         st.one_of(st.sampled_from(TARGETS), _texts()),
     )  # fmt: skip
     deletion = near.map(lambda key: f"~{key}")
@@ -240,10 +241,7 @@ class Ending:
         self.err = err
         found = [path for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())]
         ours = (folder / "home", _place(folder))
-        # An empty folder of runs is no harm, and the folder of a data set is the place of its lock.
-        self.left = [
-            path for path in found if path not in ours and path.parent.name != "raw" and path.name != "runs"
-        ]
+        self.left = [path for path in found if path not in ours and path.name != "runs"]  # which is empty
         self.results = [json.loads(path.read_text()) for path in found if path.name == "result.json"]
 
 
@@ -268,7 +266,7 @@ def run_with(typed: list[str]) -> Ending:
 
 
 # Failures of a run itself that settings may lead to, and no check can foresee.
-FAILURES = ("the run has diverged:", "MNIST is not in", "the directory ")
+FAILURES = "Error: (the run has diverged: |the directory |.* is not as its settings state: )"
 
 
 def find_problem(ending: Ending) -> str:
@@ -287,7 +285,7 @@ def find_problem(ending: Ending) -> str:
         return "not one message"
     if ending.code == 2:
         return f"a message, and files: {ending.left[:3]}" if ending.left else ""
-    if ending.code == 1 and lines[0].removeprefix("Error: ").startswith(FAILURES):
+    if ending.code == 1 and re.match(FAILURES, lines[0]):
         return ""
     return f"exit code {ending.code}"
 

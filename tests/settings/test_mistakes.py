@@ -1,0 +1,201 @@
+"""Every mistake gets one message that names the key, the value and what is allowed."""
+
+import dataclasses
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnn_lab.errors import ConfigError
+from cnn_lab.model import CNN
+from cnn_lab.settings.config import Config, check_config
+from cnn_lab.settings.typed import check_typed, explain, is_about_typing
+from cnn_lab.training import train
+from conftest import FAST, compose_config, train_command
+
+
+def list_parameters(target: type, *supplied: str) -> str:
+    """How a message lists what may be set."""
+    return f"(there are {', '.join(sorted(set(inspect.signature(target).parameters) - {*supplied}))})"
+
+
+OF_CNN = list_parameters(CNN, "input_shape", "num_classes")
+OF_ADAM = list_parameters(torch.optim.Adam, "params")
+AT_TOP = f"(there are {', '.join(sorted(field.name for field in dataclasses.fields(Config)))})"
+NO_CHANNELS = f"model.chanels is no setting of cnn_lab.model.CNN; did you mean 'channels'? {OF_CNN}"
+
+# Whole messages, but where a part of them is a library's: those begin so.
+MISTAKES = {
+    "model.chanels=[8,16]": NO_CHANNELS,
+    "+model.chanels=[8,16]": NO_CHANNELS,
+    "sed=1": f"sed is no setting; did you mean 'seed'? {AT_TOP}",
+    "+sed=1": f"sed is no setting; did you mean 'seed'? {AT_TOP}",
+    "optimiser=adam": f"optimiser is no setting; did you mean 'optimizer'? {AT_TOP}",
+    "~output_dir": "output_dir is missing",
+    "+optimizer.weigth_decay=1": (
+        f"optimizer.weigth_decay is no setting of torch.optim.Adam; did you mean 'weight_decay'? {OF_ADAM}"
+    ),
+    "optimizer.maximize=true": (
+        "optimizer.maximize is not in the config, but torch.optim.Adam takes it: type +optimizer.maximize=..."
+    ),
+    "~optimizer.lr +optimizer.lrate=1": f"optimizer.lrate is no setting of torch.optim.Adam {OF_ADAM}",
+    "+scheduler.eta_min=1": "scheduler.eta_min is no setting of cnn_lab.scheduler.constant (it has none)",
+    "early_stopping.patiense=3": (
+        "early_stopping.patiense is no setting; did you mean 'patience'? (there are min_delta, monitor, patience)"
+    ),
+    "model.input_shape=[3,32,32]": "model.input_shape cannot be set: the run sets it itself",
+    "+trainer.fast_dev_run=true": "trainer.fast_dev_run cannot be set: the run sets it itself",
+    "model._target_=cnn_lab.model.CNM": "model._target_=cnn_lab.model.CNM: there is no 'cnn_lab.model.CNM'",
+    "hydra.run.dir=foo": "hydra.run.dir=foo cannot be set: of Hydra's own settings there are hydra.launcher, ",
+    "hydra.output_subdir=../../x": "hydra.output_subdir=../../x cannot be set: ",
+    "seed=one": "seed=one has the wrong type: it takes int",
+    "model.dropout=high": "model.dropout=high has the wrong type: it takes float",
+    "model.channels=16": "model.channels=16 has the wrong type: it takes a list of int",
+    "model.channels=16,32": (
+        "model.channels=16,32 gives several values: type -m to train a network for each, or brackets for one list: "
+        "'model.channels=[16,32]'"
+    ),
+    "optimizer.betas=[0.9]": "optimizer.betas=[0.9] has the wrong type: it takes a list like [float,float]",
+    "trainer.max_epochs=ten": "trainer.max_epochs=ten has the wrong type: it takes int or null",
+    "data.test_each_epoch=maybe": "data.test_each_epoch=maybe has the wrong type: it takes bool",
+    "model.dropout=1.5": "model.dropout=1.5 is out of range: it must be at least 0 and below 1",
+    "optimizer.lr=-0.1": "optimizer.lr=-0.1 is out of range: it must be above 0",
+    "seed=-1": "seed=-1 is out of range: it must be at least 0 and at most 4294967295",
+    "data.mean=nan": "data.mean=nan is out of range: it must be a finite number",
+    "trainer.accumulate_grad_batches=1000000000000000000000": (
+        "trainer.accumulate_grad_batches=1000000000000000000000 is out of range: it must have at most 18 digits"
+    ),
+    "trainer.max_epochs=0": "trainer.max_epochs=0 is out of range: it must be at least 1, or -1 for no limit",
+    "data.root=.": "data.root=. has no use: cnn_lab.datasets.read_mnist reads no folder; leave it out",
+    "data=fashion_mnist data.root=null": (
+        "data.root is missing: cnn_lab.datasets.read_idx needs the folder of the images"
+    ),
+    "model.kernel_sizes=[3,3,3]": (
+        "model.kernel_sizes has 3 values and model.channels 2: give one value for all blocks or one a block"
+    ),
+    "model.pool=maxi": "model.pool=maxi is not an option; did you mean 'max'? (it can be none, max, avg)",
+    "model.hidden=[1000000000]": (
+        "model: this network would have 3,147,000,018,826 parameters, and 500,000,000 is the most: use "
+    ),
+    "optimizer=adamm": "optimizer=adamm is not an option; did you mean 'adam'? (there are adam, ",
+    "experiment=articel": "experiment=articel is not an option; did you mean 'article'? (there are article, ",
+    "scheduler=plateau data.val_size=0": (
+        "scheduler.monitor=val/loss needs validation images after each epoch, which data.val_size=0 leaves out; "
+        "type scheduler.monitor=train/loss"
+    ),
+    "scheduler=plateau data.test_each_epoch=true": (
+        "scheduler.monitor=val/loss needs validation images after each epoch, which data.test_each_epoch=true leaves "
+        "out; type scheduler.monitor=train/loss"
+    ),
+    "scheduler=plateau trainer.check_val_every_n_epoch=2": (
+        "scheduler.monitor=val/loss needs validation images after each epoch, which trainer.check_val_every_n_epoch=2 "
+        "leaves out; type scheduler.monitor=train/loss"
+    ),
+    "early_stopping.patience=1 trainer.limit_val_batches=0": (
+        "early_stopping.monitor=val/loss needs validation images after each epoch, which trainer.limit_val_batches=0 "
+        "leaves out; type early_stopping.monitor=train/loss"
+    ),
+    "early_stopping.monitor=test/loss": (
+        "early_stopping.monitor=test/loss is not an option; did you mean 'train/loss'? "
+        "(there are val/loss, val/accuracy, train/loss, train/accuracy)"
+    ),
+    "model.channels=[8": "'model.channels=[8' cannot be read as KEY=VALUE: ",
+    "seed": "'seed' cannot be read as KEY=VALUE: ",
+    "optimizer=[[]]": "what was typed cannot be read (",
+    "label=${nope}": "label: ",
+}  # fmt: skip
+
+
+def refuse(*typed: str) -> str:
+    """The message that a command with these overrides ends with, from the functions that it calls."""
+    try:
+        check_typed(typed)
+        check_config(compose_config(*typed))
+    except ConfigError as error:
+        return str(error)
+    except Exception as error:
+        if not is_about_typing(error):
+            raise
+        return explain(error)
+    return ""
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_gets_one_message(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", *typed.split()])  # which tells what was chosen
+    message, expected = refuse(*typed.split()), MISTAKES[typed]
+    assert message[: len(expected)] == expected
+    assert message == expected or expected.endswith((" ", "("))
+    assert "\n" not in message
+
+
+TRAINERS_MISTAKES = {
+    "trainer.precision=17": "trainer: ",
+    "trainer.devices=4095": "trainer.devices=4095 would start 4095 processes on a CPU with ",
+    "trainer.strategy=ddp_notebook": "trainer.strategy=ddp_notebook copies a run that has begun into ",
+    "trainer._target_=torch.nn.Identity": "trainer._target_=torch.nn.Identity makes no Trainer",
+    "optimizer._target_=torch.nn.Identity": "optimizer._target_ makes no Optimizer but a Identity",
+    "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0": "optimizer: ",
+    "scheduler=cosine trainer.max_epochs=null": "scheduler=cosine needs to know where the run ends: set trainer.max_",
+    "trainer.max_epochs=-1 scheduler=one_cycle": "scheduler=one_cycle needs to know where the run ends: set trainer.",
+    "data.mean=[0.1,0.2]": "data.mean has 2 numbers, and images have 1 channels",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("typed", TRAINERS_MISTAKES)
+def test_what_only_the_built_objects_refuse_is_refused_before_a_file_is_written(
+    typed: str, tmp_path: Path
+) -> None:
+    config = check_config(compose_config("trainer.accelerator=cpu", *typed.split()))
+    with pytest.raises(ConfigError) as caught:
+        train(config, tmp_path, quiet=True)
+    assert str(caught.value).startswith(TRAINERS_MISTAKES[typed])
+    assert not list(tmp_path.iterdir())
+
+
+# One for each place on the way of a command at which it may end.
+BY_COMMAND = {
+    "hydra.run.dir=foo": "hydra.run.dir=foo cannot be set",
+    "model.channels=[8": "'model.channels=[8' cannot be read as KEY=VALUE: ",
+    "sed=1": "sed is no setting; did you mean 'seed'?",
+    "model.dropout=1.5": "model.dropout=1.5 is out of range: ",
+    "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0": "optimizer: ",
+    "data.val_size=60000": "data.val_size=60000: there are 60,000 training images",
+    "data.train_size=59501": "data.train_size=59501: there are 59,500 training images, besides 500 for validation",
+    "trainer.limit_test_batches=0.001": "trainer.limit_test_batches=0.001 is less than one of 100 batches; type ",
+}
+
+
+@pytest.mark.parametrize("typed", BY_COMMAND)
+def test_a_command_with_a_mistake_prints_one_line_and_leaves_nothing(typed: str, tmp_path: Path) -> None:
+    done = train_command(*FAST, *typed.split(), f"output_dir={tmp_path / 'outputs'}", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"Error: {BY_COMMAND[typed]}")
+    assert [path.name for path in tmp_path.rglob("*")] in ([], ["outputs", "runs"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+def test_a_gpu_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"trainer\.accelerator=gpu: PyTorch finds no GPU here, only a CPU with"
+    ):
+        train(check_config(compose_config("trainer=gpu")), tmp_path, quiet=True)
+
+
+def test_a_mistake_in_an_experiment_file(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    for content, message in {
+        "model: {chanels: [8]}": NO_CHANNELS,
+        "early_stopping: {patience: soon}": "early_stopping.patience=soon has the wrong type: it takes int or null",
+    }.items():
+        (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
+        done = train_command("--config-dir", str(tmp_path), "experiment=mine")
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {message}\n")
+
+
+def test_a_mistake_in_a_sweep_is_found_before_its_first_run(tmp_path: Path) -> None:
+    done = train_command("-m", "model.chanels=[8],[16]", f"output_dir={tmp_path}")
+    assert (done.returncode, done.stderr) == (2, f"Error: {NO_CHANNELS}\n")
+    assert not list(tmp_path.rglob("*.json"))
