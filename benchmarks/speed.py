@@ -1,6 +1,6 @@
 """Time this project against the article's own loop and against a bare loop, and its start-up.
 
-    python benchmarks/speed.py [--data DIR] [--accelerator gpu] [--rounds 3] [--output FILE]
+    python benchmarks/speed.py [--accelerator gpu] [--rounds 3] [--output FILE]
 
 Every round runs one epoch of each contender in turn, 60,000 training and 10,000 test images, each in a
 process of its own. The tables have medians over the rounds: of the seconds, and of the ratios within a round.
@@ -11,12 +11,14 @@ import contextlib
 import functools
 import io
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +27,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from cnn_lab.data import BatchIndices, ImageDataModule
-from cnn_lab.model import CNN
+from cnn_lab.assembly import assemble
+from cnn_lab.data import BatchIndices
+from cnn_lab.datasets import read_mnist
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.terminal.logs import hold_logs
 from cnn_lab.trainer import choose_hardware, tune_cpu
@@ -57,14 +60,26 @@ class ArticleNet(nn.Module):
         return self.fc2(self.dropout(F.relu(self.fc1(x))))
 
 
-def time_article(root: str, accelerator: str) -> float:
+def write_mnist(root: Path) -> None:
+    """MNIST as torchvision reads it: four IDX files in root/MNIST/raw."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for (images, labels), name in zip(read_mnist().values(), ("train", "t10k"), strict=True):
+        for content, kind in ((images.squeeze(1), "images-idx3"), (labels.byte(), "labels-idx1")):
+            header = struct.pack(f">HBB{content.ndim}I", 0, 8, content.ndim, *content.shape)  # 8: bytes
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + content.numpy().tobytes())
+
+
+def time_article(accelerator: str) -> float:
     """The article's loop: a transform a sample, and the loss and accuracy read back at every step."""
     device = find_device(accelerator)
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    loaders = {
-        is_train: DataLoader(datasets.MNIST(root, train=is_train, transform=transform), 64, shuffle=is_train)
-        for is_train in (True, False)
-    }
+    with tempfile.TemporaryDirectory() as root:
+        write_mnist(Path(root))
+        loaders = {
+            is_train: DataLoader(datasets.MNIST(root, is_train, transform), 64, shuffle=is_train)
+            for is_train in (True, False)
+        }
     net = ArticleNet().to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
 
@@ -90,14 +105,22 @@ def time_article(root: str, accelerator: str) -> float:
     return time.perf_counter() - start
 
 
-def time_bare(root: str, accelerator: str, precision: str) -> float:
+def compose_article(accelerator: str, precision: str) -> dict[str, Any]:
+    """The settings of one epoch of `experiment=article`."""
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        overrides = ["experiment=article", "trainer.max_epochs=1"]
+        overrides += [f"trainer.accelerator={accelerator}", f"trainer.precision={precision}"]
+        return check_config(compose("train", overrides))
+
+
+def time_bare(accelerator: str, precision: str) -> float:
     """This project's operations in a plain loop, without Lightning."""
     tune_cpu()
     device = find_device(accelerator)
-    data = ImageDataModule(root, val_size=0, allow_sample=False)
+    data, classifier = assemble(compose_article(accelerator, precision))
     data.setup()
-    net = CNN().to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.001, fused=True)
+    net = classifier.net.to(device)
+    optimizer = classifier.make_optimizer(net.parameters())
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
     def batches(split: str, size: int, shuffle: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -130,16 +153,11 @@ def time_bare(root: str, accelerator: str, precision: str) -> float:
     return time.perf_counter() - start
 
 
-def time_ours(root: str, accelerator: str, precision: str) -> float:
+def time_ours(accelerator: str, precision: str) -> float:
     """An epoch of `experiment=article`, as its metrics.csv has it."""
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        overrides = ["experiment=article", f"data.root={root}", f"trainer.accelerator={accelerator}"]
-        overrides += [f"trainer.precision={precision}", "trainer.max_epochs=1"]
-        config = check_config(compose("train", overrides))
-
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         hold_logs()
-        run = train(config, Path(folder))
+        run = train(compose_article(accelerator, precision), Path(folder))
         hold_logs()
     return run.rows[0]["seconds"]
 
@@ -161,14 +179,14 @@ print("\\n" + str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), end="
 """
 
 
-def compare_epochs(root: str, accelerator: str, rounds: int) -> list[str]:
+def compare_epochs(accelerator: str, rounds: int) -> list[str]:
     """The epoch table, as lines of Markdown."""
     chosen = choose_hardware({"accelerator": accelerator, "precision": "auto"})
     names = [name for name in CONTENDERS if "bf16" not in name or chosen["precision"] == "bf16-mixed"]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names:
-            _, _, output = run_script(__file__, "--data", root, "--accelerator", accelerator, "--time", name)
+            _, _, output = run_script(__file__, "--accelerator", accelerator, "--time", name)
             seconds[name].append(float(output))
             print(f"round {number + 1}: {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
     lines = ["| one epoch | seconds | times as fast as the article's loop |", "|---|---|---|"]
@@ -183,7 +201,7 @@ def compare_epochs(root: str, accelerator: str, rounds: int) -> list[str]:
     return lines
 
 
-CONTENDERS: dict[str, Callable[[str, str], float]] = {
+CONTENDERS: dict[str, Callable[[str], float]] = {
     "the article's loop, float32": time_article,
     "bare loop, float32": functools.partial(time_bare, precision="32-true"),
     "cnn-lab, float32": functools.partial(time_ours, precision="32-true"),
@@ -192,11 +210,11 @@ CONTENDERS: dict[str, Callable[[str, str], float]] = {
 }
 
 
-def measure_starts(root: str, accelerator: str, rounds: int) -> list[str]:
+def measure_starts(accelerator: str, rounds: int) -> list[str]:
     """The start-up table, as lines of Markdown."""
     script = str(PROJECT / "scripts" / "train.py")
     with tempfile.TemporaryDirectory() as folder:
-        base = [f"data.root={root}", f"output_dir={folder}", f"trainer.accelerator={accelerator}"]
+        base = [f"output_dir={folder}", f"trainer.accelerator={accelerator}"]
         commands = {
             "`--help`": ["--help"],
             "`--cfg job`": ["--cfg", "job"],
@@ -216,7 +234,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default=str(PROJECT / "data"), help="folder with MNIST/raw/ below it")
     parser.add_argument("--accelerator", default="cpu", help="cpu or gpu (default: cpu)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
@@ -224,13 +241,11 @@ def main() -> None:
         "--time", choices=CONTENDERS, help="only time one epoch of this, and print the seconds"
     )
     arguments = parser.parse_args()
-    root = str(Path(arguments.data).resolve())
     if arguments.time:
-        print(CONTENDERS[arguments.time](root, arguments.accelerator))
+        print(CONTENDERS[arguments.time](arguments.accelerator))
         return
-    datasets.MNIST(root, download=True)
-    epochs = compare_epochs(root, arguments.accelerator, arguments.rounds)
-    text = "\n".join([*epochs, "", *measure_starts(root, arguments.accelerator, arguments.rounds)]) + "\n"
+    epochs = compare_epochs(arguments.accelerator, arguments.rounds)
+    text = "\n".join([*epochs, "", *measure_starts(arguments.accelerator, arguments.rounds)]) + "\n"
     print(text)
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
