@@ -1,7 +1,9 @@
 """Whatever is done with a trained network, on images that are as little like MNIST's as can be."""
 
+import functools
 import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from cnn_lab.datasets import Split
-from cnn_lab.errors import ConfigError
+from cnn_lab.datasets import Split, read_idx
+from cnn_lab.errors import ConfigError, DataError
 from cnn_lab.explain.explain import explain
 from cnn_lab.runs.trained import load_trained
 from cnn_lab.settings.config import check_config
@@ -21,7 +23,7 @@ from cnn_lab.training import train
 from cnn_lab.use.drawing import build_page
 from cnn_lab.use.evaluation import evaluate
 from cnn_lab.use.export import FILES, export
-from conftest import compose_config, read_result
+from conftest import ENVIRONMENT, compose_config, read_result
 
 CLASSES = ["T-shirt/top", "<b>green", "blue", "black"]  # the last one has no test images
 SIZE = (3, 12, 16)
@@ -141,3 +143,29 @@ def test_what_needs_gray_squares_says_so_at_once(colours: Colours, tmp_path: Pat
             "give a run on other data"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_eight_gpus_is_used_where_there_is_none(colours: Colours, tmp_path: Path) -> None:
+    checkpoint = torch.load(colours.checkpoint, weights_only=True)
+    hardware = {"accelerator": "cuda", "devices": 8, "strategy": "ddp", "sync_batchnorm": True}
+    checkpoint["config"]["trainer"] |= hardware
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    assert evaluate(tmp_path / "best.ckpt")["accuracy"] == evaluate(colours.checkpoint)["accuracy"]
+    assert export(tmp_path, tmp_path / "best.ckpt", "torch").path.is_file()
+
+
+def test_nothing_is_written_to_the_data_folder_that_a_checkpoint_names(
+    colours: Colours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.setenv(name, ENVIRONMENT[name])
+    monkeypatch.setattr("cnn_lab.runs.trained.PROJECT", tmp_path / "project")
+    named = tmp_path / "named" / "FashionMNIST" / "raw"
+    named.mkdir(parents=True)
+    trained = load_trained(colours.checkpoint)
+    trained.data.root = str(tmp_path / "named")
+    trained.data.source = functools.partial(read_idx, dataset="FashionMNIST")
+    own = tmp_path / "project" / "data" / "FashionMNIST" / "raw"
+    with pytest.raises(DataError, match=rf"is not in {re.escape(str(own))} and could not be downloaded"):
+        trained.load_data()
+    assert list((tmp_path / "named").rglob("*")) == [named.parent, named]

@@ -19,7 +19,6 @@ STYLES = {
     "val": {"color": ORANGE, "linestyle": "--"},
     "test": {"color": GREEN, "linestyle": "-."},
 }
-NAMES = {"train": "training", "val": "validation", "test": "test"}
 DPI = 150
 TITLE, TEXT, SMALL = 11, 10, 8  # points
 

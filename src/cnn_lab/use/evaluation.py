@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.trained import Trained, load_trained
-from cnn_lab.trainer import choose_hardware, make_trainer
+from cnn_lab.runs.trained import load_trained
+from cnn_lab.trainer import make_trainer
 
-# However many machines and devices the run was trained on.
-ONE_PROCESS = {"devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False, "profiler": None}
+# However many devices the run was trained on.
+ONE_PROCESS = {"devices": 1, "strategy": "auto", "sync_batchnorm": False, "profiler": None}
 
 
 def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
@@ -31,7 +31,9 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
     trained.load_data()
     if not data.sizes[split]:
         raise ConfigError(f"there are no {split} images: this run was trained with data.val_size=0")
-    settings = choose_hardware({**trained.config["trainer"], **ONE_PROCESS, "accelerator": _choose(trained)})
+    settings = {**trained.config["trainer"], **ONE_PROCESS}
+    if settings.get("accelerator") != "cpu":
+        settings["accelerator"] = "auto"  # the run's device, or what there is here
     trainer = make_trainer(settings, logger=False, enable_checkpointing=False)
     measure = trainer.test if split == "test" else trainer.validate
     measure(classifier, datamodule=data, verbose=False)
@@ -51,8 +53,3 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
         ],
         "confusion": confusion.tolist(),
     }
-
-
-def _choose(trained: Trained) -> str:
-    """The run's kind of device where it is the CPU, else the best that there is here."""
-    return "cpu" if trained.config["trainer"].get("accelerator") == "cpu" else "auto"
