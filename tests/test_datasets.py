@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from cnn_lab import datasets
-from cnn_lab.datasets import read_idx, read_mnist
+from cnn_lab.datasets import read_idx, read_mnist, refuse_downloads
 from cnn_lab.errors import ConfigError, DataError
 from conftest import only_run, read_result, train_command
 from forked import CONTEXT
@@ -330,6 +330,18 @@ def test_a_download_that_takes_too_long_is_given_up(
     monkeypatch.setattr(datasets, "DOWNLOAD_LIMIT", -1)
     with pytest.raises(DataError, match="first/: it took more than -1 seconds"):
         read_idx(tmp_path, "FashionMNIST")
+
+
+def test_nothing_is_downloaded_nor_made_where_that_is_refused(
+    server: Server, small: dict, tmp_path: Path
+) -> None:
+    folder = tmp_path / "FashionMNIST" / "raw"
+    with refuse_downloads(), pytest.raises(DataError) as caught:
+        read_idx(tmp_path, "FashionMNIST")
+    assert str(caught.value) == f"{IMAGES} is not in {folder}"
+    assert not server.asked
+    assert not folder.exists()
+    assert_read(tmp_path, small)
 
 
 def test_a_redirect_is_followed(server: Server, small: dict, tmp_path: Path) -> None:

@@ -171,24 +171,23 @@ def _download_missing(folder: Path, files: list[tuple[str, str]], mirrors: list[
     """
     from filelock import FileLock
 
-    def list_missing() -> list[tuple[str, str]]:
-        return [
-            (name, md5)
-            for name, md5 in files
-            if not ((folder / name).is_file() or (folder / name).with_suffix("").is_file())
-        ]
-
-    if not list_missing():
+    paths = {folder / name: md5 for name, md5 in files}
+    missing = next(filter(_is_missing, paths), None)
+    if not missing:
         return  # the folder may be one that nobody can write to
     if not _may_download.get():
-        raise DataError(f"{list_missing()[0][0]} is not in {folder}")
+        raise DataError(f"{missing.name} is not in {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            for name, md5 in list_missing():
-                _download(folder / name, md5, mirrors)
+            for path in filter(_is_missing, paths):
+                _download(path, paths[path], mirrors)
     except OSError as error:
         raise DataError(f"{folder} cannot take what is to be downloaded: {error}") from error
+
+
+def _is_missing(packed: Path) -> bool:
+    return not (packed.is_file() or packed.with_suffix("").is_file())
 
 
 class _MirrorError(Exception):
