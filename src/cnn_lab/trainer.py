@@ -111,29 +111,15 @@ def check_limits(settings: Mapping[str, Any], data: Any) -> None:
 
     Raises:
         ConfigError: for less than one batch, which Lightning would refuse for test images only after
-            training, and for more batches between validations than an epoch has.
+            training.
     """
-    counts = {split: len(getattr(data, f"{split}_dataloader")()) for split in ("train", "val", "test")}
-    for split, batches in counts.items():
-        share = settings.get(f"limit_{split}_batches")
+    for split in ("train", "val", "test"):
+        share, batches = settings.get(f"limit_{split}_batches"), len(getattr(data, f"{split}_dataloader")())
         if isinstance(share, float) and 0 < share * batches < 1:
             raise ConfigError(
                 f"trainer.limit_{split}_batches={share} is less than one of {batches} batches; "
                 f"type trainer.limit_{split}_batches=1 for one of them"
             )
-    _check_interval(settings, counts["train"])
-
-
-def _check_interval(settings: Mapping[str, Any], batches: int) -> None:
-    """Refuse an interval between validations that no epoch of so many training batches reaches."""
-    interval = settings.get("val_check_interval")
-    limit = settings.get("overfit_batches") or settings.get("limit_train_batches") or 1.0
-    used = int(limit * batches) if isinstance(limit, float) else min(limit, batches)
-    if isinstance(interval, int) and interval > used and settings.get("check_val_every_n_epoch", 1):
-        raise ConfigError(
-            f"trainer.val_check_interval={interval} is out of range: it must be at most {used}, all training "
-            "batches of an epoch; type trainer.check_val_every_n_epoch=null to count from epoch to epoch"
-        )
 
 
 def tune_cpu() -> None:
