@@ -5,7 +5,7 @@
     python benchmarks/robustness.py overrides [--count 2000] [--seed 0]
     python benchmarks/robustness.py processes [--count 16]
     python benchmarks/robustness.py sweep [--count 300]
-    python benchmarks/robustness.py checkpoints [--data DIR]
+    python benchmarks/robustness.py checkpoints
 
 Each prints a table, and ends with exit code 1 where a promise is not kept.
 """
@@ -34,7 +34,7 @@ from cnn_lab.settings.config import PROJECT
 TRAIN = [sys.executable, str(PROJECT / "scripts" / "train.py")]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 TINY = [
-    "data=sample", "trainer.accelerator=cpu", "model.channels=[2,4]", "model.hidden=[8]", "trainer.limit_train_batches=2",
+    "data.train_size=4000", "data.val_size=500", "trainer.accelerator=cpu", "model.channels=[2,4]", "model.hidden=[8]", "trainer.limit_train_batches=2",
     "trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "trainer.max_epochs=1",
 ]  # fmt: skip
 # Some seconds of training, with a checkpoint after nearly every step, so that kills hit the writing too.
@@ -340,7 +340,7 @@ def measure_checkpoints(arguments: argparse.Namespace, folder: Path) -> bool:
     for hook in ("on_train_epoch_end", "on_train_batch_end"):
         setattr(checkpoints.Checkpoints, hook, _timed(getattr(checkpoints.Checkpoints, hook), spent))
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        settings = check_config(compose("train", [f"data.root={arguments.data}", f"output_dir={folder}"]))
+        settings = check_config(compose("train", [f"output_dir={folder}"]))
     run_dir = folder / "run"
     run_dir.mkdir()
     done = train(settings, run_dir, quiet=True)
@@ -379,9 +379,6 @@ def main() -> None:
     parser.add_argument("what", choices=MEASURES)
     parser.add_argument("--count", type=int, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
-    parser.add_argument(
-        "--data", default=os.environ.get("CNN_LAB_DATA", str(PROJECT / "data")), help="folder with MNIST/raw/"
-    )
     arguments = parser.parse_args()
     measure, count = MEASURES[arguments.what]
     arguments.count = arguments.count or count

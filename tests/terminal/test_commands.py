@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import pty
 import re
@@ -10,9 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,15 +18,13 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cnn_lab.datasets import read_mnist
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.directory import find_run
 from cnn_lab.settings.config import PROJECT
 from conftest import (
     ENVIRONMENT,
-    FAST,
-    MNIST_ROOT,
     TrainedRun,
-    needs_mnist,
     only_run,
     read_result,
     run_script,
@@ -36,13 +32,17 @@ from conftest import (
     train_command,
 )
 
+TINY = [
+    "data.train_size=400", "data.val_size=200", "trainer.accelerator=cpu", "model.channels=[2,4]", "model.hidden=[8]",
+    "trainer.limit_test_batches=1", "pictures.enabled=false",
+]  # fmt: skip
 RESULT_KEYS = {
     "status", "error", "label", "overrides", "seed", "dataset", "parameters", "epochs", "steps", "best",
     "test/loss", "test/accuracy", "seconds", "seconds_per_epoch", "samples_per_second", "device", "precision",
-    "versions", "git_commit", "git_dirty", "started", "fingerprint",
+    "versions", "git_commit", "git_dirty", "started", "fingerprint", "host", "process", "updated", "ended_by",
 }  # fmt: skip
 FILES = {"config.yaml", "metrics.csv", "result.json", "checkpoints", "curves.png", "train.log"}
-FILES |= {"projector_config.pbtxt", "00000"}
+FILES |= {"projector_config.pbtxt", "00000", ".lock"}
 
 
 def read_rows(run: Path) -> list[dict[str, str]]:
@@ -50,15 +50,11 @@ def read_rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def start_training(output_dir: Path, *arguments: str, **options: Any) -> subprocess.Popen:
-    return start_script("train.py", f"output_dir={output_dir}", *arguments, **options)
-
-
 def test_the_screen_shows_what_a_user_needs_and_nothing_else(trained: TrainedRun) -> None:
     text = trained.process.stdout
     lines = [line for line in text.splitlines() if line.strip()]
     assert lines[0] == (
-        "CNN, 103,018 parameters | MNIST sample (5,000): 4,000 train, 500 val, 500 test | "
+        "CNN, 103,018 parameters | MNIST: 4,000 train, 500 val, 10,000 test | "
         f"CPU with 1 thread, {trained.result['precision']}"
     )
     assert lines[1] == str(trained.path)
@@ -114,12 +110,15 @@ def test_the_metrics_and_the_result_agree(trained: TrainedRun) -> None:
     assert result["best"] == {"val/accuracy": float(best["val/accuracy"]), "epoch": int(best["epoch"])}
     assert (result["status"], result["error"], result["seed"]) == ("completed", None, 0)
     assert (result["epochs"], result["steps"], result["parameters"]) == (3, 189, 103_018)
-    assert result["dataset"] == {
-        "name": "MNIST sample (5,000)",
-        "sizes": {"train": 4_000, "val": 500, "test": 500},
-        "sample": True,
-    }
-    assert result["label"] == "data-sample_max_epochs-3_channels-8-16_log_every_n_steps-10"
+    assert result["dataset"] == {"name": "MNIST", "sizes": {"train": 4_000, "val": 500, "test": 10_000}}
+    assert (
+        result["label"]
+        == (
+            "train_size-4000_val_size-500_limit_test_batches-5_max_epochs-3_channels-8-16_log_every_n_steps-10"[
+                :80
+            ]
+        )
+    )
     assert trained.path.name.endswith(result["label"])
     assert result["test/accuracy"] > 0.85
     assert 0 < result["seconds_per_epoch"] < result["seconds"]
@@ -134,7 +133,7 @@ def test_the_checkpoints_are_plain_data_with_the_config_inside(trained: TrainedR
         )
 
 
-def test_tensorboard_has_the_curves_the_charts_the_graph_and_the_settings(trained: TrainedRun) -> None:
+def test_tensorboard_has_the_curves_the_charts_and_the_settings(trained: TrainedRun) -> None:
     events = EventAccumulator(str(trained.path), size_guidance={"scalars": 0}).Reload()
     rows = read_rows(trained.path)
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
@@ -151,7 +150,6 @@ def test_tensorboard_has_the_curves_the_charts_the_graph_and_the_settings(traine
             [float(row[name]) for row in rows]
         )
     tags = events.Tags()
-    assert tags["graph"]
     assert "epoch" not in tags["scalars"]
     assert "hp_metric" not in tags["scalars"]
     content = next(trained.path.glob("events.out.tfevents.*")).read_bytes()
@@ -172,10 +170,10 @@ def test_evaluate_gives_the_numbers_that_training_printed(trained: TrainedRun) -
     assert measured["loss"] == trained.result["test/loss"]
     assert measured["accuracy"] == trained.result["test/accuracy"]
     confusion = torch.tensor(measured["confusion"])
-    assert confusion.shape == (10, 10)
-    assert confusion.sum(dim=1).tolist() == [50] * 10
+    counts = read_mnist()["test"].labels[:500].bincount()
+    assert torch.equal(confusion.sum(dim=1), counts)
     assert confusion.diag().sum().item() / 500 == pytest.approx(measured["accuracy"])
-    assert measured["class_accuracy"] == pytest.approx((confusion.diag() / 50).tolist())
+    assert measured["class_accuracy"] == pytest.approx((confusion.diag() / counts).tolist())
     assert measured["epoch"] == trained.result["best"]["epoch"]
 
 
@@ -185,47 +183,23 @@ def test_evaluate_prints_a_table_for_a_checkpoint_and_for_validation(trained: Tr
     lines = done.stdout.splitlines()
     last = read_rows(trained.path)[-1]
     assert lines[0] == "checkpoints/last.ckpt, after epoch 3"
-    assert lines[1] == "500 val images of MNIST sample (5,000)"
+    assert lines[1] == "500 val images of MNIST"
     assert lines[3] == f"accuracy {float(last['val/accuracy']):.2%}   loss {float(last['val/loss']):.4f}"
     assert lines[5].split()[:4] == ["true", "accuracy", "as", "0"]
     assert [line.split()[0] for line in lines[6:16]] == [str(digit) for digit in range(10)]
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda folder: folder / "nothing", "{path} does not exist; give a run directory or a checkpoint"),
-        (lambda folder: folder, "{path} is not a run directory: it has no result.json"),
-    ],
-)
-def test_evaluate_refuses_what_is_no_run(tmp_path: Path, make: Any, message: str) -> None:
-    path = make(tmp_path)
-    done = run_script("evaluate.py", str(path))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"Error: {message.format(path=path)}\n"
-
-
-def test_evaluate_refuses_files_that_are_no_checkpoints_or_not_trusted(
-    trained: TrainedRun, tmp_path: Path
-) -> None:
-    noise = tmp_path / "noise.ckpt"
-    noise.write_bytes(b"not a checkpoint")
-    done = run_script("evaluate.py", str(noise))
-    assert (done.returncode, done.stderr) == (2, f"Error: {noise} is not a checkpoint of this project\n")
-    hostile = tmp_path / "hostile.ckpt"
-    checkpoint = torch.load(trained.path / "checkpoints" / "best.ckpt", weights_only=True)
-    checkpoint["config"]["model"]["_target_"] = "os.system"
-    torch.save(checkpoint, hostile)
-    done = run_script("evaluate.py", str(hostile))
-    assert done.returncode == 2
-    assert done.stderr == (
-        "Error: model._target_=os.system is refused: a stored config may only name targets under "
-        "cnn_lab, torch.optim, torch.nn, lightning.pytorch\n"
-    )
+def test_evaluate_refuses_what_is_no_run(tmp_path: Path) -> None:
+    for path, message in (
+        (tmp_path / "nothing", "does not exist; give a run directory or a checkpoint"),
+        (tmp_path, "is not a run directory: it has no result.json"),
+    ):
+        done = run_script("evaluate.py", str(path))
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {path} {message}\n")
 
 
 def test_the_same_seed_gives_the_same_run_to_the_last_bit_and_seed_0_counts(tmp_path: Path) -> None:
-    arguments = [*FAST, "trainer.max_epochs=2", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
+    arguments = [*TINY, "trainer.max_epochs=2"]
     for name, sweep in (("alone", ["seed=0"]), ("sweep", ["-m", "seed=1,0"])):
         done = train_command(*sweep, *arguments, f"output_dir={tmp_path / name}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -239,23 +213,19 @@ def test_the_same_seed_gives_the_same_run_to_the_last_bit_and_seed_0_counts(tmp_
 
 
 def test_runs_that_start_together_get_directories_of_their_own(tmp_path: Path) -> None:
-    arguments = [*FAST, "trainer=debug", "label=twin"]
-    processes = [start_training(tmp_path, *arguments, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    runs = sorted((tmp_path / "runs").iterdir())
-    assert len(runs) == 2
-    assert [read_result(run)["status"] for run in runs] == ["completed"] * 2
+    arguments = [*TINY, "trainer=debug", "label=twin", f"output_dir={tmp_path}"]
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(train_command, *arguments) for _ in range(2)]
+    assert [done.result().returncode for done in waiting] == [0, 0]
+    assert [read_result(run)["status"] for run in (tmp_path / "runs").iterdir()] == ["completed"] * 2
 
 
 def test_in_a_terminal_there_is_a_bar_with_loss_and_accuracy(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     environment = {**os.environ, **ENVIRONMENT, "TERM": "xterm-256color", "COLUMNS": "120"}
-    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "data=sample", "trainer.max_epochs=1"]
+    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), *TINY, "trainer.max_epochs=1"]
     process = subprocess.Popen(
-        [*command, "trainer.accelerator=cpu", f"output_dir={tmp_path}"],
-        stdout=follower,
-        stderr=follower,
-        env=environment,
+        [*command, f"output_dir={tmp_path}"], stdout=follower, stderr=follower, env=environment
     )
     os.close(follower)
     shown = b""
@@ -263,7 +233,7 @@ def test_in_a_terminal_there_is_a_bar_with_loss_and_accuracy(tmp_path: Path) -> 
         shown += chunk
     assert process.wait(timeout=60) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
-    assert re.search(r"epoch 1/1 .*\d+/63 loss \d\.\d{4}  accuracy \d+\.\d\d%", text)
+    assert re.search(r"epoch 1/1 .*\d/7 loss \d\.\d{4}  accuracy \d+\.\d\d%", text)
     assert "epoch 1/1" not in (only_run(tmp_path) / "train.log").read_text()
 
 
@@ -274,98 +244,66 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "status"),
-    [
-        (signal.SIGINT, 130, "interrupted"),
-        (signal.SIGTERM, 143, "interrupted"),
-        (signal.SIGKILL, -9, "running"),
-    ],
-)
-def test_a_stopped_run_has_all_its_finished_epochs(
-    tmp_path: Path, number: int, code: int, status: str
-) -> None:
-    arguments = ["data=sample", "trainer.accelerator=cpu", "trainer.max_epochs=10000", "model.channels=[4]"]
-    with start_training(tmp_path, *arguments, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if line.strip().startswith("3/10000"):
-                break
-        process.send_signal(number)
+def test_after_ctrl_c_a_run_has_all_its_finished_epochs(tmp_path: Path) -> None:
+    arguments = [*TINY, "trainer.max_epochs=100000", f"output_dir={tmp_path}"]
+    with start_script("train.py", *arguments, stdout=subprocess.PIPE) as process:
+        next(line for line in process.stdout if line.strip().startswith("3/"))
+        process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-    assert process.returncode == code
+    assert process.returncode == 130
     run = only_run(tmp_path)
     result, rows = read_result(run), read_rows(run)
-    assert result["status"] == status
+    assert (result["status"], result["signal"]) == ("interrupted", "SIGINT")
     assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) >= 3
-    assert all(math.isfinite(float(row["val/loss"])) for row in rows)
-    torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert "Traceback" not in rest
-    if status == "interrupted":
-        assert f"Interrupted. Go on with it: python scripts/train.py resume={run}" in rest
-        assert (run / "curves.png").is_file()
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] >= int(rows[-1]["step"])
+    assert f"Interrupted. Go on with it: python scripts/train.py resume={run}" in rest
+    assert (run / "curves.png").is_file()
 
 
-def test_early_stopping_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
+def test_early_stopping_ends_a_run_that_gets_no_better_and_says_so(tmp_path: Path) -> None:
     done = train_command(
-        *FAST, "optimizer.lr=1e-12", "early_stopping.patience=2", "early_stopping.min_delta=0.01",
+        *TINY, "optimizer.lr=1e-12", "early_stopping.patience=2", "early_stopping.min_delta=0.01",
         "trainer.max_epochs=50", f"output_dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert read_result(only_run(tmp_path))["epochs"] == 3
+    result = read_result(only_run(tmp_path))
+    assert (result["epochs"], result["ended_by"]) == (3, "early_stopping")
+    assert re.search(
+        r"^Early stopping: val/loss was no better for 2 epochs; the best was 2\.\d{4}$", done.stdout, re.M
+    )
+
+
+def test_a_network_that_learns_nothing_is_pointed_out(tmp_path: Path) -> None:
+    done = train_command(
+        *TINY, "optimizer=sgd", "optimizer.lr=20", "trainer.max_epochs=1", f"output_dir={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    message = (
+        r"^The network calls all 200 validation images \d: it learns nothing\. Try a smaller optimizer\.lr$"
+    )
+    assert re.search(message, done.stdout, re.M)
 
 
 def test_debug_is_one_tiny_run(tmp_path: Path) -> None:
-    started = time.monotonic()
-    done = train_command("trainer=debug", "data=sample", "trainer.accelerator=cpu", f"output_dir={tmp_path}")
+    done = train_command("trainer=debug", "trainer.accelerator=cpu", f"output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 60
     result = read_result(only_run(tmp_path))
     assert (result["epochs"], result["steps"], result["status"]) == (1, 2, "completed")
-
-
-def test_without_data_and_network_the_sample_is_announced(tmp_path: Path) -> None:
-    done = train_command(
-        "trainer=debug", "trainer.accelerator=cpu", f"data.root={tmp_path / 'data'}", f"output_dir={tmp_path}"
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        f"MNIST is not in {tmp_path / 'data'} and cannot be downloaded: training on the embedded"
-        in done.stdout
-    )
-    run = only_run(tmp_path)
-    assert read_result(run)["dataset"]["sample"] is True
-    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["root"] is None
-    assert json.loads(run_script("evaluate.py", str(run), "--json").stdout)["images"] == 2 * 100
-
-
-def test_without_data_and_network_the_article_is_not_trained(tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    done = train_command("experiment=article", f"data.root={root}", f"output_dir={tmp_path}")
-    assert done.returncode == 1
-    assert re.fullmatch(
-        rf"Error: MNIST is not in {root}/MNIST/raw and cannot be downloaded: train-images-idx3-ubyte could "
-        r"not be downloaded \(.*\)\. Set data\.root to where it is, or data\.allow_sample=true to train on "
-        r"the embedded sample\n",
-        done.stderr,
-    )
-    result = read_result(only_run(tmp_path))
-    assert result["status"] == "failed"
-    assert "cannot be downloaded" in result["error"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    done = train_command("trainer=debug", "data=sample", f"output_dir={tmp_path}")
+    done = train_command("trainer=debug", f"output_dir={tmp_path}")
     assert done.returncode == 1
     assert "Permission denied; choose another place with output_dir=DIR" in done.stderr
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = train_command("trainer=debug", "data=sample", f"output_dir={tmp_path / 'file'}", "label=x")
+    done = train_command("trainer=debug", f"output_dir={tmp_path / 'file'}", "label=x")
     assert done.returncode == 1
     assert re.fullmatch(
         rf"Error: the directory {tmp_path}/file/runs/\S+-x cannot be made: Not a directory; "
@@ -374,11 +312,10 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     )
 
 
-@needs_mnist
 def test_the_article_measures_the_test_images_after_each_epoch(tmp_path: Path) -> None:
     done = train_command(
-        "experiment=article", f"data.root={MNIST_ROOT}", "trainer.accelerator=cpu", "trainer.max_epochs=2",
-        "trainer.limit_train_batches=20", f"output_dir={tmp_path}",
+        "experiment=article", "trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.limit_train_batches=20",
+        "trainer.limit_val_batches=5", "trainer.limit_test_batches=5", "pictures.enabled=false", f"output_dir={tmp_path}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
@@ -387,42 +324,33 @@ def test_the_article_measures_the_test_images_after_each_epoch(tmp_path: Path) -
     assert float(rows[-1]["test/accuracy"]) == result["test/accuracy"]
     assert float(rows[-1]["test/loss"]) == result["test/loss"]
     assert result["best"] is None
-    assert result["dataset"] == {
-        "name": "MNIST",
-        "sizes": {"train": 60_000, "val": 0, "test": 10_000},
-        "sample": False,
-    }
+    assert result["dataset"] == {"name": "MNIST", "sizes": {"train": 60_000, "val": 0, "test": 10_000}}
     done = run_script("evaluate.py", str(run), "--split", "val")
     assert done.stderr == "Error: there are no val images: this run was trained with data.val_size=0\n"
 
 
-@needs_mnist
-def test_the_default_run_reaches_97_percent_in_an_epoch(tmp_path: Path) -> None:
+def test_the_default_network_reaches_95_percent_in_an_epoch_of_10_000_images(tmp_path: Path) -> None:
     done = train_command(
-        f"data.root={MNIST_ROOT}", "trainer.accelerator=cpu", "trainer.max_epochs=1", f"output_dir={tmp_path}"
-    )
+        "data.train_size=10000", "data.val_size=1000", "trainer.accelerator=cpu", "trainer.max_epochs=1",
+        "pictures.enabled=false", f"output_dir={tmp_path}",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert read_result(only_run(tmp_path))["test/accuracy"] > 0.97
+    assert read_result(only_run(tmp_path))["test/accuracy"] > 0.95  # 95.8 to 96.0 with seeds 0 to 2
 
 
 def test_two_processes_train_together_into_one_directory(tmp_path: Path) -> None:
-    done = train_command(
-        "data=sample",
-        "trainer.accelerator=cpu",
-        "trainer.devices=2",
-        "trainer.max_epochs=1",
-        f"output_dir={tmp_path}",
-    )
+    small = [item for item in TINY if "limit_test" not in item]
+    done = train_command(*small, "trainer.devices=2", "trainer.max_epochs=1", f"output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
-    assert [row["step"] for row in read_rows(run)] == ["32"]
+    assert [row["step"] for row in read_rows(run)] == ["4"]
     measured = json.loads(run_script("evaluate.py", str(run), "--json").stdout)
     assert measured["accuracy"] == pytest.approx(read_result(run)["test/accuracy"], abs=0.005)
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
 
 
 def test_a_label_names_the_directory_and_never_leads_out_of_it(tmp_path: Path) -> None:
-    done = train_command("trainer=debug", "data=sample", "label=../../my run", f"output_dir={tmp_path / 'o'}")
+    done = train_command("trainer=debug", "label=../../my run", f"output_dir={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
     assert only_run(tmp_path / "o").name.endswith("-..-..-my-run")
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
@@ -435,17 +363,24 @@ def test_a_traceback_is_shown_when_asked_for() -> None:
     assert done.stderr.endswith("Error: model.dropout=2 is out of range: it must be at least 0 and below 1\n")
 
 
-def test_the_latest_run_is_the_default_also_one_of_a_sweep(trained: TrainedRun, tmp_path: Path) -> None:
+def test_the_run_that_is_meant_is_the_latest_or_the_best_of_a_sweep(
+    trained: TrainedRun, tmp_path: Path
+) -> None:
+    def add(place: str, started: str, best: float) -> Path:
+        run = shutil.copytree(trained.path, tmp_path / place)
+        result = {**trained.result, "started": started, "best": {"val/accuracy": best, "epoch": 1}}
+        (run / "result.json").write_text(json.dumps(result))
+        return run
+
+    (tmp_path / "runs").mkdir()
     with pytest.raises(
         ConfigError, match=r"^there is no run in .*; train one first: python scripts/train\.py$"
     ):
-        find_run(None, tmp_path)
-    places = {"runs/b": "2026-01-02", "runs/a": "2026-01-01", "sweeps/s/0-x": "2026-01-03"}
-    for place, started in places.items():
-        run = tmp_path / place
-        shutil.copytree(trained.path, run)
-        (run / "result.json").write_text(json.dumps({**trained.result, "started": started}))
-    latest = tmp_path / "sweeps" / "s" / "0-x"
-    assert find_run(None, tmp_path) == (latest, latest / "checkpoints" / "best.ckpt")
-    shutil.rmtree(latest)
-    assert find_run(None, tmp_path)[0] == tmp_path / "runs" / "b"
+        find_run(tmp_path)
+    late = add("runs/b", "2026-01-02T00:00:00+00:00", 0.5)
+    add("runs/a", "2026-01-02T01:00:00+02:00", 0.9)  # an hour earlier
+    assert find_run(tmp_path) == (late, late / "checkpoints" / "best.ckpt")
+    better = add("sweeps/s/0-x", "2026-01-03T00:00:00+00:00", 0.9)
+    add("sweeps/s/1-x", "2026-01-03T00:01:00+00:00", 0.8)
+    (tmp_path / "sweeps" / "s" / "sweep.yaml").write_text("{}")
+    assert find_run(tmp_path)[0] == find_run(tmp_path / "sweeps" / "s")[0] == better
