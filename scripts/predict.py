@@ -45,14 +45,15 @@ def main() -> None:
 def format_predictions(predictions: list) -> Iterator[str]:
     """A line an image: the guess, its probability, the runner-up."""
     width = max(5, *(len(row.digit.name) for row in predictions))
-    yield f"{'image':{width}}   guess  probability  runner-up"
+    long = max(6, *(len(name) for row in predictions for name in row.classes))
+    yield f"{'image':{width}}  {'guess':>{long}}  probability  runner-up"
     for row in predictions:
         if row.digit.problem:
-            yield f"{row.digit.name:{width}}  unsure               {row.digit.problem}"
+            yield f"{row.digit.name:{width}}  {'unsure':>{long}}  {'':11}  {row.digit.problem}"
         else:
             (_, share), (second, rest) = row.ranking[:2]
             guess = row.guess or "unsure"
-            yield f"{row.digit.name:{width}}  {guess:>6}  {share:11.2%}  {second} ({rest:.2%})"
+            yield f"{row.digit.name:{width}}  {guess:>{long}}  {share:11.2%}  {second} ({rest:.2%})"
 
 
 if __name__ == "__main__":

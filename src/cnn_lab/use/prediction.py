@@ -1,5 +1,6 @@
 """What a trained network says of pictures that are not its data set's."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,12 +35,15 @@ class Prediction:
     classes: list[str]
 
     @property
+    def shares(self) -> dict[str, float]:
+        """The probability of each class, in the order of the classes; empty where nothing was found."""
+        found = () if self.probabilities is None else map(float, self.probabilities)
+        return dict(zip(self.classes, found, strict=False))
+
+    @property
     def ranking(self) -> list[tuple[str, float]]:
         """The classes with their probabilities, the likeliest first."""
-        if self.probabilities is None:
-            return []
-        pairs = zip(self.classes, map(float, self.probabilities), strict=True)
-        return sorted(pairs, key=lambda pair: -pair[1])
+        return sorted(self.shares.items(), key=lambda pair: -pair[1])
 
     @property
     def guess(self) -> str | None:
@@ -52,7 +56,7 @@ class Prediction:
         return {
             "image": self.digit.name,
             "guess": self.guess,
-            "probabilities": {name: round(share, 6) for name, share in sorted(self.ranking)},
+            "probabilities": {name: round(share, 6) for name, share in self.shares.items()},
             "problem": self.digit.problem or None,
         }
 
@@ -141,12 +145,14 @@ def _draw_row(prediction: Prediction) -> Image.Image:
     left = 2 * (PICTURE + MARGIN) + 2 * MARGIN
     if digit.problem:
         draw.multiline_text((left, HEAD), fill(digit.problem, 32), fill="black", font=font)
-    for index, (name, share) in enumerate(sorted(prediction.ranking)):
+    bars = left + 10 + math.ceil(max(map(font.getlength, prediction.classes)))
+    most = row.width - bars - 70  # pixels of a bar, with room for its number
+    for index, (name, share) in enumerate(prediction.shares.items()):
         top = HEAD + index * PICTURE / len(prediction.classes)
         height = PICTURE / len(prediction.classes) - 3
         draw.text((left, top), name, fill="black", font=font)
         color = BLUE if name == prediction.guess else GRAY
-        draw.rectangle((left + 20, top + 1, left + 20 + share * (BARS - 110), top + height), fill=color)
+        draw.rectangle((bars, top + 1, bars + share * most, top + height), fill=color)
         if share >= 0.0005:
-            draw.text((left + 26 + share * (BARS - 110), top), f"{share:.1%}", fill="black", font=font)
+            draw.text((bars + 6 + share * most, top), f"{share:.1%}", fill="black", font=font)
     return row
