@@ -135,7 +135,7 @@ def test_a_sweep_leaves_a_report_and_a_directory_for_each_run(swept: tuple[Any, 
         "0-channels-2_seed-0", "1-channels-2_seed-1", "2-channels-2-4_seed-0", "3-channels-2-4_seed-1"
     ]  # fmt: skip
     assert {path.name for path in sweep.iterdir()} - set(runs) == {
-        "report.csv", "report.md", "report.png", "sweep.yaml"
+        ".lock", "report.csv", "report.md", "report.png", "sweep.yaml"
     }  # fmt: skip
     with (sweep / "report.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -245,8 +245,9 @@ def test_the_same_settings_are_trained_once_and_the_best_can_be_trained_again(tm
 
 
 def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    arguments = ["-m", *TINY, "model.channels=[4]", f"output_dir={tmp_path}"]
+    arguments = ["-m", *TINY, "model.channels=[4]"]
     process = start_sweep(second_has_an_epoch, tmp_path, *arguments, "trainer.max_epochs=1,10")
+    arguments.append(f"output_dir={tmp_path}")
     code, _ = end_sweep(process, signal.SIGKILL)
     sweep = only_sweep(tmp_path)
     assert code == -signal.SIGKILL
