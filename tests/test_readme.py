@@ -21,43 +21,40 @@ TEXT = (PROJECT / "README.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines() if line
 ]
-TRAIN = [line.partition("scripts/train.py")[2].split() for line in COMMANDS if "scripts/train.py" in line]
-LAUNCHED = [
-    arguments for arguments in TRAIN if "hydra/launcher=" in " ".join(arguments)
-]  # by test_launchers.py
-EVALUATE = [
-    line.partition("scripts/evaluate.py")[2].split() for line in COMMANDS if "scripts/evaluate.py" in line
-]
-REPORT = [line for line in COMMANDS if "scripts/report.py" in line]
-LOOKED = {
+ARGUMENTS = {
     name: [
-        line.partition(f"scripts/{name}.py")[2].split() for line in COMMANDS if f"scripts/{name}.py" in line
+        line.partition(f"scripts/{name}.py")[2].split()
+        for line in COMMANDS[1:]
+        if f"scripts/{name}.py" in line
     ]
-    for name in ("explain", "predict", "export")
+    for name in ("train", "evaluate", "report", "explain", "predict", "export")
 }
+TRAIN = ARGUMENTS["train"]
 RESUMED = [arguments for arguments in TRAIN if "resume=latest" in arguments]  # needs a run to go on with
+ELSEWHERE = ("hydra/launcher=", "data=fashion_mnist")  # run by test_launchers.py and test_datasets.py
 SMALL = [
-    "data.root=null",
-    "trainer.limit_train_batches=1",
-    "trainer.limit_val_batches=1",
     "trainer.accelerator=cpu",
+    "pictures.enabled=false",
+    *(f"trainer.limit_{part}_batches=1" for part in ("train", "val", "test")),
 ]
 RUNS = {"seed=0,1,2": 3, "seed=0,1": 2, "model.channels=[8,16],[16,32]": 2, "model.dropout=0,0.5": 2}
 RUNS |= {"search=cnn": 3, "experiment=channel_widths": 4}
 
 
-def test_the_commands_are_found() -> None:
-    assert (len(TRAIN), len(EVALUATE), len(REPORT), len(COMMANDS)) == (14, 2, 1, 26)
-    assert [len(lines) for lines in LOOKED.values()] == [2, 2, 2]
-    assert len(RESUMED) == 2
-    assert "python scripts/draw.py" in COMMANDS  # by test_draw.py
-    assert COMMANDS[0].endswith(".venv/bin/python scripts/train.py")
-    assert COMMANDS[1].endswith("/pytest")
+def test_every_command_is_run_by_a_test() -> None:
+    first, tests, *others = COMMANDS
+    assert first.endswith(".venv/bin/python scripts/train.py")
+    assert tests.endswith("/pytest")
     assert "grep -m 1 -- '/pytest$' README.md" in (PROJECT / ".ci" / "run").read_text()
+    run_here = re.compile(rf"python scripts/({'|'.join(ARGUMENTS)})\.py\b")
+    rest = {line for line in others if not run_here.match(line)}
+    assert rest == {"tensorboard --logdir outputs", "python scripts/draw.py"}  # by test_draw.py
 
 
 @pytest.mark.parametrize(
-    "arguments", [item for item in TRAIN if item not in [*LAUNCHED, *RESUMED]], ids=" ".join
+    "arguments",
+    [item for item in TRAIN if item not in RESUMED and not any(word in " ".join(item) for word in ELSEWHERE)],
+    ids=" ".join,
 )
 def test_every_training_command_runs(arguments: list[str], tmp_path: Path) -> None:
     quick = [] if arguments == ["--help"] else [*SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path}"]
@@ -65,7 +62,8 @@ def test_every_training_command_runs(arguments: list[str], tmp_path: Path) -> No
         quick.append("hydra.sweeper.n_trials=3")
     if "experiment=channel_widths" in arguments:
         quick.append("seed=0")
-    done = train_command(*arguments, *quick, no_proxy="*")
+    typed = [item for item in arguments if not item.startswith("trainer.max_epochs=")]
+    done = train_command(*typed, *quick, no_proxy="*")
     assert (done.returncode, done.stderr) == (0, "")
     if quick:
         results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
@@ -74,13 +72,12 @@ def test_every_training_command_runs(arguments: list[str], tmp_path: Path) -> No
 
 
 def test_the_report_command_runs(trained: TrainedRun, tmp_path: Path) -> None:
-    (command,) = REPORT
-    assert command == "python scripts/report.py"
+    assert ARGUMENTS["report"] == [[]]
     done = run_script("report.py", str(trained.output_dir), "--output", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("arguments", EVALUATE, ids=" ".join)
+@pytest.mark.parametrize("arguments", ARGUMENTS["evaluate"], ids=" ".join)
 def test_every_evaluation_command_runs(arguments: list[str], trained: TrainedRun) -> None:
     done = run_script("evaluate.py", str(trained.path), *arguments)
     assert done.returncode == 0, done.stderr
@@ -97,7 +94,7 @@ def test_the_commands_to_go_on_run(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("arguments", LOOKED["explain"] + LOOKED["export"], ids=" ".join)
+@pytest.mark.parametrize("arguments", ARGUMENTS["explain"] + ARGUMENTS["export"], ids=" ".join)
 def test_every_command_that_looks_inside_runs(
     arguments: list[str], trained: TrainedRun, tmp_path: Path
 ) -> None:
@@ -108,7 +105,7 @@ def test_every_command_that_looks_inside_runs(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("arguments", LOOKED["predict"], ids=" ".join)
+@pytest.mark.parametrize("arguments", ARGUMENTS["predict"], ids=" ".join)
 def test_every_command_that_predicts_runs(arguments: list[str], trained: TrainedRun, tmp_path: Path) -> None:
     paths = [str(PROJECT / item) if item.startswith("docs/") else item for item in arguments]
     done = run_script("predict.py", *paths, "--run", str(trained.path), cwd=tmp_path)
@@ -117,21 +114,15 @@ def test_every_command_that_predicts_runs(arguments: list[str], trained: Trained
     assert (tmp_path / "guess.png").exists() == ("--show" in arguments)
 
 
-@pytest.mark.parametrize("name", ["sweeps", "digits", "robustness"])
-def test_the_other_benchmarks_start(name: str) -> None:
-    assert f"`python benchmarks/{name}.py" in TEXT
-    command = [sys.executable, str(PROJECT / "benchmarks" / f"{name}.py"), "--help"]
-    assert subprocess.run(command, capture_output=True).returncode == 0
-
-
-def test_the_benchmark_starts_and_names_its_contenders() -> None:
-    assert "`python benchmarks/speed.py`" in TEXT
-    command = [sys.executable, str(PROJECT / "benchmarks" / "speed.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize("path", sorted((PROJECT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_starts(path: Path) -> None:
+    assert f"`python benchmarks/{path.name}" in TEXT
+    done = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for line in ("the article's loop, float32", "cnn-lab, float32", "cnn-lab, bf16"):
-        assert line in " ".join(done.stdout.split())
-        assert f"| {line} | " in TEXT
+    if path.stem == "speed":
+        for line in ("the article's loop, float32", "cnn-lab, float32", "cnn-lab, bf16"):
+            assert line in " ".join(done.stdout.split())
+            assert f"| {line} | " in TEXT
 
 
 @pytest.fixture
@@ -172,11 +163,11 @@ def test_its_tables_name_what_there_is() -> None:
             assert sorted(re.findall(r"`(\w+)`", options)) == sorted(
                 path.stem for path in folder.glob("*.yaml")
             )
-    modules = {path.name for path in (PROJECT / "src").rglob("*.py")} - {
-        "__init__.py",
-        "errors.py",
+    rooms = [path for path in (PROJECT / "src" / "cnn_lab").iterdir() if not path.name.startswith("_")]
+    names = {path.name for path in rooms if path.suffix == ".py"} | {
+        f"{path.name}/" for path in rooms if path.is_dir()
     }
-    assert {name for name in modules if name not in TEXT} == set()
+    assert {name for name in names if f"\n  {name} " not in TEXT} == set()
 
 
 def test_its_numbers_for_the_article_are_those_of_the_experiment() -> None:
@@ -189,12 +180,13 @@ def test_its_numbers_for_the_ready_made_sweeps_are_those_of_the_experiments() ->
     rows = re.findall(
         r"^\| `python scripts/train.py experiment=(\w+)` \| (.*) \| (\d+) \|$", TEXT, re.MULTILINE
     )
-    assert {name for name, _, _ in rows} == {"channel_widths", "kernel_sizes", "dropout", "optimizers"}
+    headers = {path.stem: path.read_text() for path in (PROJECT / "conf" / "experiment").glob("*.yaml")}
+    measured = {name for name, header in headers.items() if re.search(r"% test accuracy: \d", header)}
+    assert {name for name, _, _ in rows} == measured
     for name, scores, minutes in rows:
-        header = (PROJECT / "conf" / "experiment" / f"{name}.yaml").read_text()
-        listed = re.search(r"% test accuracy: (.*)\.$", header, re.MULTILINE)[1].split(", ")
+        listed = re.search(r"% test accuracy: (.*)\.$", headers[name], re.MULTILINE)[1].split(", ")
         assert re.findall(r"([\d.]+) ±", scores) == listed
-        assert f"Takes {minutes} minutes" in header
+        assert f"Takes {minutes} minutes" in headers[name]
 
 
 def test_the_packages_it_needs_are_declared() -> None:
