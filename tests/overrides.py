@@ -191,7 +191,7 @@ def _odd_ones() -> st.SearchStrategy[str]:
         lambda prefix, group, name: f"{prefix}{group}._target_={name}", prefixes, st.sampled_from([*GROUPS, "data.source"]),
         st.one_of(st.sampled_from(TARGETS), _texts()),
     )  # fmt: skip
-    deletion = near.map(lambda key: f"~{key}")
+    deletion = st.one_of(known, near).map(lambda key: f"~{key}")
     hydra = st.builds(lambda key, value: f"{key}={value}", st.sampled_from(HYDRA_KEYS), _texts())
     broken = st.one_of(
         known, _texts().map(lambda text: f"={text}"), _texts().filter(lambda text: not text.startswith("-")),

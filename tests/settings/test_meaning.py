@@ -17,7 +17,9 @@ def test_place_hardware_and_what_is_shown_make_no_other_run() -> None:
         "pictures.enabled=false", "checkpoint_minutes=1", "trainer.log_every_n_steps=1", "sweep.fail_fast=true",
     )  # fmt: skip
     assert fingerprint(check_config(moved)) == fingerprint(DEFAULT)
-    elsewhere = [check_config(compose_config("data=fashion_mnist", f"data.root={root}")) for root in "ab"]
+    elsewhere = [
+        check_config(compose_config("data=fashion_mnist", f"data.root={root}")) for root in (".", "..")
+    ]
     assert fingerprint(elsewhere[0]) == fingerprint(elsewhere[1])
 
 
