@@ -439,7 +439,8 @@ def test_nothing_is_written_to_where_a_strangers_config_points(
 
 
 def test_a_strangers_run_goes_on_with_data_of_ones_own(run: Path, tmp_path: Path) -> None:
-    settings = check_config(compose_config("data=fashion_mnist", f"data.root={tmp_path / 'theirs'}"))
+    settings = check_config(compose_config("data=fashion_mnist"))
+    settings["data"]["root"] = str(tmp_path / "theirs")
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     resumed, *_ = plan_resume(str(run), ["trainer.max_epochs=4"], tmp_path)
     assert resumed["data"]["root"] == str(PROJECT / "data")
