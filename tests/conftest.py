@@ -17,7 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from cnn_lab.runs import directory as runs
+from cnn_lab.runs.record import read_rows
 from cnn_lab.settings.config import PROJECT
 from forked import run_forked
 
@@ -124,7 +124,7 @@ class TrainedRun:
 
     def read_rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.csv."""
-        return runs.read_rows(self.path)
+        return read_rows(self.path)
 
 
 @pytest.fixture(scope="session")

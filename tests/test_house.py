@@ -63,7 +63,9 @@ def test_every_module_imports_only_what_lies_below_it() -> None:
 
 def test_no_module_imports_itself_by_a_detour() -> None:
     graph = {module: {imported for imported, _ in imports_of(module)} for module in MODULES}
-    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    order = list(
+        graphlib.TopologicalSorter(graph).static_order()
+    )  # raises CycleError, which names the circle
     assert set(order) == set(MODULES)
 
 

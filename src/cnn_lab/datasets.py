@@ -55,6 +55,8 @@ def check_splits(
     Raises:
         DataError: with every difference.
     """
+    if not isinstance(splits, Mapping):
+        raise DataError(f"the source of {name} returns a {type(splits).__name__}, not train and test images")
     differences = [
         f"there are no {part} images" for part in ("train", "test") if not len(splits.get(part, [[]])[0])
     ]

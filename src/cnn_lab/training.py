@@ -1,6 +1,7 @@
 """One training run, from checked settings to a directory that explains itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier
+from cnn_lab.datasets import refuse_downloads
 from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.events import EventLogger
 from cnn_lab.pictures.network import Pictures
@@ -19,6 +21,7 @@ from cnn_lab.runs.ending import recording
 from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, Run
 from cnn_lab.runs.recorder import Recorder
 from cnn_lab.runs.stopping import StopRequest
+from cnn_lab.settings.config import PROJECT
 from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.terminal.display import Display
 from cnn_lab.terminal.logs import claim_lightning_logs
@@ -62,16 +65,13 @@ def train(
     events = EventLogger(run_dir, load_checkpoint(checkpoint)["global_step"] + 1 if checkpoint else None)
     stop = StopRequest()
     own = make_callbacks(config, run, events, stop, screen)
-    settings = dict(config["trainer"])
-    if settings.get("precision", "auto") == "auto":  # a run that goes on keeps the one that it began with
-        settings["precision"] = run.result.get("precision", "auto")
+    settings = keep_precision(config["trainer"], run)
     trainer = make_trainer(settings, logger=events, callbacks=[*own, *callbacks], plugins=[WholeFiles()])
     # Once for what only they refuse, before anything is loaded or written; Lightning asks for them later.
     classifier.build_optimizer(float("inf") if is_endless(trainer) else 100)
 
     with stop, recording(run, config, screen):
-        data.prepare_data()
-        data.setup("fit")
+        load(data, is_stored=checkpoint is not None)
         check_limits(config["trainer"], data)
         fit(trainer, classifier, data, checkpoint)
         if (run_dir / BEST_CHECKPOINT).is_file():
@@ -80,6 +80,20 @@ def train(
         trainer.test(classifier, datamodule=data, verbose=False)
         events.experiment.close()
     return run
+
+
+def keep_precision(settings: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """The trainer's settings, where a run that goes on keeps the precision that "auto" gave it at first."""
+    chosen = settings.get("precision", "auto")
+    return {**settings, "precision": run.result.get("precision", chosen) if chosen == "auto" else chosen}
+
+
+def load(data: LightningDataModule, is_stored: bool) -> None:
+    """Read the images; nothing is downloaded to a folder that only a stored config names."""
+    is_foreign = is_stored and getattr(data, "root", None) not in (None, str(PROJECT / "data"))
+    with refuse_downloads() if is_foreign else nullcontext():
+        data.prepare_data()
+        data.setup("fit")
 
 
 def make_callbacks(

@@ -89,7 +89,7 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     _check_length(plain["trainer"])
     if not plain["output_dir"]:
         raise ConfigError("output_dir= is empty: give a folder, as in output_dir=outputs")
-    _check_root(plain["data"], is_typed=isinstance(config, DictConfig))
+    _check_source(plain["data"], is_typed=isinstance(config, DictConfig))
     _check_monitors(plain)
     _make_absolute(plain, "output_dir")
     _make_absolute(plain["data"], "root")
@@ -114,11 +114,12 @@ def list_typed(overrides: ListConfig) -> list[str]:
 
 
 def _resolve(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
+    defaults = OmegaConf.to_container(OmegaConf.structured(Config))
+    known = {name: value for name, value in defaults.items() if value != MISSING}  # type: ignore[union-attr]
     if not isinstance(config, DictConfig):  # a stored one, which may be older than a setting
-        defaults: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(Config))  # type: ignore[assignment]
-        return {**{name: value for name, value in defaults.items() if value != MISSING}, **config}
+        return {**known, **config}
     try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        return {**known, **OmegaConf.to_container(config, resolve=True, throw_on_missing=True)}  # type: ignore[dict-item]
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value: set it with {error.full_key}=...") from None
     except InterpolationKeyError as error:
@@ -147,18 +148,22 @@ def _check_length(trainer: Mapping[str, Any]) -> None:
             raise ConfigError(f"trainer.{name}=0 is out of range: it must be at least 1, or -1 for no limit")
 
 
-def _check_root(data: Mapping[str, Any], is_typed: bool) -> None:
-    """A folder is given where the source of the images reads one, and is there if it was typed."""
+def _check_source(data: Mapping[str, Any], is_typed: bool) -> None:
+    """The source of the images is a function, and a folder is given where it reads one."""
+    if data["_target_"] != "cnn_lab.data.ImageDataModule":
+        return
     source, root = data.get("source"), data.get("root")
+    if not isinstance(source, dict) or "_target_" not in source or source.get("_partial_") is not True:
+        raise ConfigError(
+            "data.source is no function: it needs _target_ and _partial_: true, as in conf/data/"
+        )
+    parameters = read_signature(source["_target_"])
+    if root is not None and parameters is not None and "root" not in parameters:
+        raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
+    if root is None and parameters and "root" in parameters and parameters["root"].required:
+        raise ConfigError(f"data.root is missing: {source['_target_']} needs the folder of the images")
     if is_typed and root and root != str(PROJECT / "data") and not Path(root).expanduser().is_dir():
         raise ConfigError(f"data.root={root} is no folder; make it first, or leave it out")
-    parameters = read_signature(source["_target_"]) if isinstance(source, dict) else None
-    if parameters is None:
-        return
-    if root is not None and "root" not in parameters:
-        raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
-    if root is None and "root" in parameters and parameters["root"].required:
-        raise ConfigError(f"data.root is missing: {source['_target_']} needs the folder of the images")
 
 
 def _check_monitors(config: Mapping[str, Any]) -> None:
@@ -196,6 +201,12 @@ def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Whether the network fits its images, as far as that is known without building it."""
     if model["_target_"] != "cnn_lab.model.CNN" or "input_shape" not in data or "classes" not in data:
         return
+    if len(data["input_shape"]) != 3:
+        raise ConfigError(
+            f"data.input_shape={show(data['input_shape'])} must be channels, height, width, as in [1,28,28]"
+        )
+    if len(data["classes"]) < 2:
+        raise ConfigError(f"data.classes={show(data['classes'])} must name two classes at least")
     settings = {name: value for name, value in model.items() if not name.startswith("_")}
     if set(settings) != set(read_parameters("model", model["_target_"]) or ()):
         return  # a setting was taken out with ~; the class has a default for it, and checks the rest

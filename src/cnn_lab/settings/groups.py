@@ -7,6 +7,7 @@ from cnn_lab.errors import ConfigError, check_range, suggest
 from cnn_lab.settings.ranges import RANGES
 from cnn_lab.settings.signatures import Parameter, read_signature
 
+OF_HYDRA = ("_target_", "_partial_", "_convert_", "_recursive_")
 # What the run passes to each group's target itself, so that no setting can.
 SUPPLIED = {
     "data": {"seed"},
@@ -44,7 +45,7 @@ def check_group(group: str, node: Mapping[str, Any], target: str) -> None:
     """
     parameters = read_parameters(group, target)
     for name, value in node.items():
-        if name.startswith("_"):
+        if name in OF_HYDRA:
             continue
         if name in SUPPLIED.get(group, ()):
             raise ConfigError(describe_supplied(group, name))

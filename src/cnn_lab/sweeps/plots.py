@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnn_lab.pictures.style import BLUE, DPI, ORANGE, SMALL, TEXT, make_figure
-from cnn_lab.terminal.screen import NAMES
 from cnn_lab.sweeps.results import Setting
+from cnn_lab.terminal.screen import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
