@@ -189,16 +189,16 @@ class ImageClassifier(LightningModule):
             scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what all processes have gathered of an epoch that has not ended."""
-        with self.train_metrics.sync_context():
-            state = self.train_metrics.metric_state
-            checkpoint["train_metrics"] = {name: value.clone() for name, value in state.items()}
+        """Keep what each process has gathered of an epoch that has not ended: a row a process."""
+        gathered = {name: self.all_gather(value) for name, value in self.train_metrics.metric_state.items()}
+        checkpoint["train_metrics"] = {name: value.reshape(-1) for name, value in gathered.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on gathering: the first process with what all had."""
-        if self.trainer.is_global_zero:
-            for name, value in checkpoint["train_metrics"].items():
-                getattr(self.train_metrics, name).copy_(value)
+        """Go on gathering: each process from its own; the first from all where their number is another."""
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        for name, values in checkpoint["train_metrics"].items():
+            own = values[rank] if len(values) == processes else values.sum() * (rank == 0)
+            getattr(self.train_metrics, name).copy_(own)
 
     def _log(self, split: str, metrics: LossAndAccuracy) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}

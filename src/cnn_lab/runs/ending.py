@@ -13,7 +13,7 @@ from cnn_lab.pictures.curves import draw_curves
 from cnn_lab.runs.lock import hold
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
 from cnn_lab.settings.config import PROJECT
-from cnn_lab.terminal.logs import write_logs
+from cnn_lab.terminal.logs import drop_logs, write_logs
 from cnn_lab.terminal.screen import Screen, shorten, type_override, type_path
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,7 @@ def recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[N
         CnnLabError: for a run that failed; and when another process holds the directory.
     """
     with hold(run.path):
-        if run.writes:
-            write_logs(run.path / "train.log")
+        write_logs(run.path / "train.log") if run.writes else drop_logs()
         run.write_config(config)
         run.update()
         ending: dict[str, Any] = {"status": "completed"}

@@ -95,7 +95,8 @@ class Recorder(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Keep what was measured for the epoch's row."""
-        self._measured = pl_module.eval_metrics.read(pl_module.watched)
+        if not trainer.sanity_checking:  # before the first epoch, on a part of the images
+            self._measured = pl_module.eval_metrics.read(pl_module.watched)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Write the epoch's row."""
@@ -142,7 +143,8 @@ class Recorder(Callback):
             "seconds_per_epoch": result.get("seconds_per_epoch", 0.0),
         }
         settings = flatten_settings(self.config, result["parameters"])
-        self.events.log_result(settings, metrics, result["overrides"])
+        if self.run.writes:
+            self.events.log_result(settings, metrics, result["overrides"])
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one that can be used without the run's directory."""

@@ -17,6 +17,8 @@ TRACEBACK_ASKED_FOR = os.environ.get(FULL_ERROR) == "1"
 def run_command(main: Callable[[], None]) -> None:
     """Run a script's main function and exit: 0, 1 for what failed, 2 for a mistake in what was typed."""
     hold_logs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # where ± cannot be printed, it is no reason to fail
     os.environ[FULL_ERROR] = "1"  # so that Hydra raises its errors instead of printing them
     try:
         main()

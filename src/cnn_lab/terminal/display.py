@@ -46,6 +46,9 @@ class Display(Callback):
         ]
         self.screen.show(" | ".join(title), style="bold")
         self.screen.show(f"{shorten(self.run.path)}\n")
+        for resumed in self.run.result.get("resumed", [])[-1:] if trainer.ckpt_path else ():
+            step, epochs = resumed["after_step"], len(self.run.rows)
+            self.screen.show(f"Going on after step {step:,}, with {epochs} finished epochs\n")
         layers = getattr(pl_module.net, "layers", None)
         if layers:
             self.screen.show(format_layers(layers))

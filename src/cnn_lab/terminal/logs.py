@@ -34,6 +34,11 @@ def write_logs(path: Path) -> None:
     _set_root_handler(handler)
 
 
+def drop_logs() -> None:
+    """Keep nothing of what was held or follows: another process of the run writes the log."""
+    _set_root_handler(logging.NullHandler())
+
+
 def claim_lightning_logs() -> None:
     """Take away the handlers that Lightning adds when it is imported, which print."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
