@@ -135,7 +135,7 @@ def type_path(path: Path) -> str:
 def type_override(key: str, path: Path) -> str:
     """`key=path` as it is typed in a shell, with the quotes that Hydra's grammar needs."""
     text = shorten(path)
-    if not re.fullmatch(r"[\w./+-]+", text):
+    if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
         text = "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return shlex.quote(f"{key}={text}")
 
