@@ -84,7 +84,6 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Request)
         self.lock = threading.Lock()
         self.asked: list[str] = []
-        self.blocks = 0
         self.plan: dict[str, list[Callable[[Request, bytes], None]]] = {}
         self.files: dict[str, bytes] = {}
         self.closing = threading.Event()
@@ -125,13 +124,6 @@ def serve_other_content(request: Request, body: bytes) -> None:
     request.send(body[::-1])
 
 
-def serve_a_bomb(request: Request, body: bytes) -> None:
-    """Bytes that the other end unpacks while it receives them."""
-    bomb = gzip.compress(bytes(5_000_000))
-    request.begin(len(bomb), **{"Content-Encoding": "gzip"})
-    request.wfile.write(bomb)
-
-
 def cut_short(request: Request, body: bytes) -> None:
     request.send(body[:-20])
 
@@ -145,13 +137,6 @@ def redirect(place: str) -> Callable[[Request, bytes], None]:
         request.begin(0, 302, Location=f"{place}/{request.path.rpartition('/')[2]}")
 
     return answer
-
-
-def send_without_end(request: Request, body: bytes) -> None:
-    request.begin(None)
-    while True:
-        request.wfile.write(bytes(1 << 16))
-        request.server.blocks += 1
 
 
 @pytest.fixture
@@ -291,45 +276,32 @@ def test_a_download_survives_what_passes(
 
 
 @pytest.mark.parametrize(
-    ("answer", "tries", "problem"),
+    ("answer", "problem"),
     [
-        (drop, 3, "IncompleteRead(100 bytes read, {rest} more expected)"),
-        (hang_up, 3, "Remote end closed connection without response"),
-        (stall, 3, "no byte came for 0.4 seconds"),
-        (show_page, 3, f"it sent {len(PAGE)} bytes whose MD5 is not {{md5}}"),
-        (fail(500), 3, "HTTP status 500"),
-        (fail(404), 1, "HTTP status 404"),
-        (redirect("/first"), 31, "HTTP status 302, a redirect that cannot be followed"),
-        (send_without_end, 1, "it sent more than 1,000,000 bytes"),
-        (serve_a_bomb, 1, "it sent more than 1,000,000 bytes"),
+        (drop, "IncompleteRead(100 bytes read, {rest} more expected)"),
+        (hang_up, "Remote end closed connection without response"),
+        (stall, "timed out"),
+        (show_page, f"it sent {len(PAGE)} bytes whose MD5 is not {{md5}}"),
+        (fail(500), "500 Server Error: Internal Server Error for url: {url}"),
+        (redirect("/first"), "Exceeded 30 redirects."),
     ],
 )
 def test_when_all_fail_the_message_says_what_each_mirror_did(
-    answer: Any, tries: int, problem: str, server: Server, small: dict, tmp_path: Path, monkeypatch
+    answer: Any, problem: str, server: Server, small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_stalls(answer, monkeypatch)
-    monkeypatch.setattr(datasets, "DOWNLOAD_LARGEST", 1_000_000)
     server.plan = {"first": [answer], "second": [fail(404)]}
     with pytest.raises(DataError) as caught:
         read_idx(tmp_path, "FashionMNIST")
-    packed = server.files[IMAGES]
-    problem = problem.format(rest=len(packed) - 100, md5=hash_bytes(packed))
+    packed, first, second = server.files[IMAGES], f"{server.url}/first/", f"{server.url}/second/"
+    problem = problem.format(rest=len(packed) - 100, md5=hash_bytes(packed), url=first + IMAGES)
     assert str(caught.value) == (
         f"{IMAGES} is not in {raw_folder(tmp_path)} and could not be downloaded "
-        f"({server.url}/first/: {problem}; {server.url}/second/: HTTP status 404). "
+        f"({first}: {problem}; {second}: 404 Client Error: Not Found for url: {second}{IMAGES}). "
         "Try again later, or set data.root to where the data are"
     )
-    assert [path.split("/")[1] for path in server.asked].count("first") == tries
-    assert server.blocks < 200  # of 64 KB: no more than what fits into the buffers of sockets
+    assert [path.split("/")[1] for path in server.asked].count("second") == 3
     assert [path.name for path in raw_folder(tmp_path).iterdir()] == [".lock"]
-
-
-def test_a_download_that_takes_too_long_is_given_up(
-    server: Server, small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets, "DOWNLOAD_LIMIT", -1)
-    with pytest.raises(DataError, match="first/: it took more than -1 seconds"):
-        read_idx(tmp_path, "FashionMNIST")
 
 
 def test_nothing_is_downloaded_nor_made_where_that_is_refused(
@@ -366,30 +338,16 @@ def test_a_dead_first_mirror_is_asked_once(
     assert tried == [port, *[server.server_port] * 4]
 
 
-def test_without_network_it_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.time, "sleep", lambda seconds: pauses.append(seconds))
-    pauses: list[float] = []
+def test_without_network_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "DOWNLOAD_PAUSES", (0,))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(DataError) as caught:
         read_idx(tmp_path, "FashionMNIST")
     mirrors = (*torchvision.datasets.FashionMNIST.mirrors, *datasets.MORE_MIRRORS["FashionMNIST"])
-    reasons = "; ".join(f"{mirror}: it cannot be reached: Connection refused" for mirror in mirrors)
+    reasons = "; ".join(f"{mirror}: [Errno 111] Connection refused" for mirror in mirrors)
     assert f"could not be downloaded ({reasons})" in str(caught.value)
-    assert pauses == [0]
-
-
-def test_a_name_that_nobody_knows_ends_it_at_once(
-    server: Server, small: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def raise_unknown_name(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", raise_unknown_name)
-    with pytest.raises(DataError, match="it cannot be reached: Name or service not known"):
-        read_idx(tmp_path, "FashionMNIST")
-    assert not server.asked
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

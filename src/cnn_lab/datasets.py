@@ -5,13 +5,10 @@ A file in conf/data/ names one of them, and states the facts that the data must 
 
 import contextlib
 import contextvars
-import errno
 import functools
 import gzip
-import io
 import logging
 import shutil
-import socket
 import tempfile
 import time
 import zlib
@@ -33,11 +30,8 @@ MORE_MIRRORS = {  # asked after torchvision's own
     "FashionMNIST": ["https://storage.googleapis.com/tensorflow/tf-keras-datasets/"],
 }
 DOWNLOAD_STALL = 10  # seconds without a byte after which a connection is given up
-DOWNLOAD_LIMIT = 3_600  # seconds for one file
-DOWNLOAD_LARGEST = 1 << 30  # bytes of one file
 DOWNLOAD_PAUSES = (0.5, 2)  # seconds before all mirrors are asked again, and once more
 _may_download = contextvars.ContextVar("may_download", default=True)
-UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
 class Split(NamedTuple):
@@ -192,36 +186,32 @@ def _is_missing(packed: Path) -> bool:
     return not (packed.is_file() or packed.with_suffix("").is_file())
 
 
-class _MirrorError(Exception):
-    """A mirror did not give a file: in which words, and whether asking again would not change that."""
-
-    def __init__(self, problem: str, is_dead: bool = False) -> None:
-        super().__init__(problem)
-        self.is_dead = is_dead
-
-
 def _download(path: Path, md5: str, mirrors: list[str]) -> None:
     """Fetch one file from the first mirror that has it, which moves to the front of `mirrors`."""
+    import pooch
+    from requests import RequestException
+
+    # Without this header what is gzipped may arrive unpacked.
+    fetch = pooch.HTTPDownloader(
+        timeout=DOWNLOAD_STALL, chunk_size=1 << 16, headers={"Accept-Encoding": "identity"}
+    )
     part = path.with_name(f".{path.name}.part")  # the same each time, so that killed processes leave one
     problems = dict.fromkeys(mirrors, "")
-    hopeful = list(mirrors)
     try:
         for pause in (0, *DOWNLOAD_PAUSES):
-            if not hopeful:
-                break
             time.sleep(pause)
-            for mirror in tuple(hopeful):
+            for mirror in mirrors:
+                log.info("downloading %s%s", mirror, path.name)
                 try:
-                    _fetch(f"{mirror}{path.name}", part, md5)
-                except _MirrorError as error:
-                    problems[mirror] = str(error)
-                    log.info("%s from %s: %s", path.name, mirror, error)
-                    if error.is_dead:
-                        hopeful.remove(mirror)
-                else:
+                    fetch(f"{mirror}{path.name}", part, None)
+                except RequestException as error:
+                    problems[mirror] = _find_cause(error)
+                    continue
+                if pooch.file_hash(part, alg="md5") == md5:
                     part.replace(path)
                     mirrors.sort(key=lambda other: other != mirror)
                     return
+                problems[mirror] = f"it sent {part.stat().st_size:,} bytes whose MD5 is not {md5}"
     finally:
         part.unlink(missing_ok=True)
     reasons = "; ".join(f"{mirror}: {problem}" for mirror, problem in problems.items())
@@ -231,57 +221,8 @@ def _download(path: Path, md5: str, mirrors: list[str]) -> None:
     )
 
 
-def _fetch(url: str, part: Path, md5: str) -> None:
-    """Download into `part` and check."""
-    import pooch
-    from requests import RequestException
-
-    download = pooch.HTTPDownloader(
-        timeout=DOWNLOAD_STALL,
-        chunk_size=1 << 16,
-        headers={"Accept-Encoding": "identity"},  # else what is gzipped may arrive unpacked
-    )
-    log.info("downloading %s", url)
-    try:
-        with _LimitedFile(part, "wb") as file:
-            download(url, file, None)
-    except RequestException as error:
-        raise _explain(error) from error
-    if pooch.file_hash(str(part), alg="md5") != md5:
-        raise _MirrorError(f"it sent {part.stat().st_size:,} bytes whose MD5 is not {md5}")
-
-
-class _LimitedFile(io.FileIO):
-    """A file that refuses what has no end."""
-
-    def __init__(self, path: Path, mode: str) -> None:
-        super().__init__(path, mode)
-        self.end = time.monotonic() + DOWNLOAD_LIMIT
-
-    def write(self, chunk: bytes) -> int:  # type: ignore[override]
-        if self.tell() + len(chunk) > DOWNLOAD_LARGEST:
-            raise _MirrorError(f"it sent more than {DOWNLOAD_LARGEST:,} bytes", is_dead=True)
-        if time.monotonic() > self.end:
-            raise _MirrorError(f"it took more than {DOWNLOAD_LIMIT:,} seconds", is_dead=True)
-        return super().write(chunk)
-
-
-def _explain(error: Exception) -> _MirrorError:
-    """Say what went wrong under an exception of requests, which wraps it several times."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        status = response.status_code  # 408 and 429: its own limit on time, or on requests
-        note = ", a redirect that cannot be followed" if status < 400 else ""
-        return _MirrorError(f"HTTP status {status}{note}", status < 500 and status not in (408, 429))
-    *_, cause = _list_causes(error)
-    if isinstance(cause, TimeoutError):
-        return _MirrorError(f"no byte came for {DOWNLOAD_STALL} seconds")
-    if isinstance(cause, socket.gaierror) or getattr(cause, "errno", None) in UNREACHABLE:
-        return _MirrorError(f"it cannot be reached: {cause.strerror}", is_dead=True)
-    return _MirrorError(" ".join(str(cause).split())[:100])  # some quote what the server sent
-
-
-def _list_causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error:
-        yield error
-        error = error.__cause__ or error.__context__
+def _find_cause(error: BaseException) -> str:
+    """What an exception of requests, which wraps it several times, began with."""
+    while error.__context__:
+        error = error.__context__
+    return str(error)
