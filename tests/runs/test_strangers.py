@@ -485,10 +485,6 @@ GIF_OF_4_GIGAPIXELS = (
     ("make", "message"),
     [
         (lambda: make_png(60_000, 60_000), "has too many pixels to be read: give a smaller picture"),
-        (
-            lambda: make_png(11_000, 10_000),
-            "has 11,000 x 10,000 pixels, and at most 100,000,000 in all are read",
-        ),
         (draw_eps, "is not a picture: give a PNG or JPEG file, for example"),
         (draw_text_chunk, "is damaged: "),
         (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", "is not a picture"),
@@ -506,23 +502,12 @@ def test_a_picture_that_does_harm_is_refused(
     assert str(caught.value).startswith(f"{tmp_path}/[2Jdigit.png {message}")
 
 
-def test_a_picture_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.png")
+def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to("loop.png")
-    (tmp_path / "long.png").touch()
-    os.truncate(tmp_path / "long.png", 10**12)
-    messages = {
-        tmp_path / "pipe.png": r"pipe.png cannot be read: it is not a file \(type - to read standard input\)",
-        Path("/dev/zero"): "/dev/zero cannot be read: it is not a file",
-        tmp_path / "loop.png": "loop.png cannot be read: Too many levels of symbolic links",
-        tmp_path / "long.png": "long.png has more than 100,000,000 bytes",
-    }
-    for path, message in messages.items():
-        with pytest.raises(ConfigError, match=message):
-            read_digit(path, 28)
-    found = read_pictures([str(tmp_path)], 28)
-    assert len(found) == 3
-    assert all(digit.problem for digit in found)
+    with pytest.raises(ConfigError, match=r"loop\.png cannot be read: Too many levels of symbolic links"):
+        read_digit(tmp_path / "loop.png", 28)
+    (found,) = read_pictures([str(tmp_path)], 28)
+    assert found.problem.endswith("cannot be read: Too many levels of symbolic links")
 
 
 def test_the_largest_pictures_are_read(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Pictures that are not MNIST's: how they are brought to its convention, and what predict.py says of them."""
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -131,7 +130,7 @@ def test_where_there_is_no_digit_nothing_is_seen(name: str) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"", "it is empty|is empty: give a picture, such as a PNG or JPEG file"),
+    (b"", "is not a picture: give a PNG or JPEG file, for example"),
     (b"hello", "is not a picture: give a PNG or JPEG file, for example"),
     (b"\x89PNG\r\n\x1a\nbroken", "is (not a picture|damaged)"),
 ])  # fmt: skip
@@ -139,14 +138,6 @@ def test_files_that_are_no_pictures(content: bytes, message: str, tmp_path: Path
     (tmp_path / "file.png").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         read_digit(tmp_path / "file.png", SIDE)
-
-
-def test_a_picture_with_too_many_pixels_is_refused_before_it_is_unpacked() -> None:
-    file = io.BytesIO()
-    Image.new("1", (11_000, 11_000)).save(file, "png")
-    assert len(file.getvalue()) < 100_000
-    with pytest.raises(ConfigError, match=r"big has 11,000 x 11,000 pixels, and at most 100,000,000 in all"):
-        read_digit(io.BytesIO(file.getvalue()), SIDE, "big")
 
 
 @pytest.fixture(scope="module")

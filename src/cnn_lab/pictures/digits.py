@@ -4,12 +4,11 @@ The last steps are those of MNIST itself (http://yann.lecun.com/exdb/mnist): the
 proportions to 5/7 of the square's side, and moved so that its centre of mass is the square's centre.
 """
 
-import errno
 import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,8 +18,6 @@ from cnn_lab.errors import ConfigError, printable
 
 SURE = 0.5  # the least probability of a guess; less is unsure
 DIGIT_SHARE = 5 / 7  # a digit's longer side, of the square's
-LARGEST = 100_000_000  # pixels of a picture that is read
-LARGEST_FILE = 100_000_000  # bytes
 # Others that Pillow knows are not read: some start programs (EPS), and few have seen as much use.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 WORKING_SIDE = 400  # pixels that larger pictures are reduced to before anything is searched
@@ -49,7 +46,7 @@ class Digit:
     problem: str = ""
 
 
-def read_digit(source: str | Path | IO[bytes], side: int, name: str = "") -> Digit:
+def read_digit(source: str | Path | BinaryIO, side: int, name: str = "") -> Digit:
     """Read a picture of a digit from a file of one of `FORMATS`.
 
     Args:
@@ -60,51 +57,20 @@ def read_digit(source: str | Path | IO[bytes], side: int, name: str = "") -> Dig
     """
     name = printable(name or str(source))
     try:
-        content = _read_bytes(source)
+        content = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
-    if len(content) > LARGEST_FILE:
-        raise ConfigError(f"{name} has more than {LARGEST_FILE:,} bytes: give a smaller picture")
-    if not content:
-        raise ConfigError(f"{name} is empty: give a picture, such as a PNG or JPEG file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata, and sizes, which are checked below
+            warnings.simplefilter("ignore")  # about odd metadata, and many pixels
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            if picture.width * picture.height > LARGEST:
-                raise ConfigError(
-                    f"{name} has {picture.width:,} x {picture.height:,} pixels, and at most "
-                    f"{LARGEST:,} in all are read: give a smaller picture"
-                )
-            picture.load()
-            return find_digit(ImageOps.exif_transpose(_reduce(picture)), side, name)
+            return find_digit(ImageOps.exif_transpose(picture), side, name)
     except UnidentifiedImageError as error:
         raise ConfigError(f"{name} is not a picture: give a PNG or JPEG file, for example") from error
-    except ConfigError:
-        raise
     except Image.DecompressionBombError as error:
         raise ConfigError(f"{name} has too many pixels to be read: give a smaller picture") from error
     except Exception as error:  # Pillow's readers raise whatever they meet in a damaged file
         raise ConfigError(f"{name} is damaged: {printable(str(error))}") from error
-
-
-def _read_bytes(source: str | Path | IO[bytes]) -> bytes:
-    """The content, or one byte more than `LARGEST_FILE`."""
-    if not isinstance(source, str | Path):
-        return source.read(LARGEST_FILE + 1)
-    path = Path(source)
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe without a writer, a device
-        raise OSError(errno.EINVAL, "it is not a file (type - to read standard input)")
-    with path.open("rb") as file:
-        return file.read(LARGEST_FILE + 1)
-
-
-def _reduce(picture: Image.Image) -> Image.Image:
-    """A huge picture smaller, in the modes that take most memory in what follows."""
-    factor = max(picture.size) // (4 * WORKING_SIDE)
-    if factor < 2 or not (picture.has_transparency_data or picture.mode.startswith("I")):
-        return picture
-    return picture.convert("RGBA" if picture.has_transparency_data else "I").reduce(factor)
 
 
 def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
@@ -114,7 +80,6 @@ def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
         side: pixels of the square that the digit is brought into.
     """
     gray = _to_gray(picture)
-    gray.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
     digit = Digit(name, gray, np.zeros((side, side), np.uint8))
     ink = _find_ink(np.asarray(gray, dtype=np.float32) / 255)
     strong = ink > _find_threshold(ink)
@@ -140,17 +105,19 @@ def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
 
 def _to_gray(picture: Image.Image) -> Image.Image:
     """Gray levels of 8 bits; what is transparent becomes white below dark ink, and black below light."""
-    if picture.mode.startswith(("I", "F")):  # more than 8 bits
-        values = np.asarray(picture, dtype=np.float64)
-        low, high = values.min(), values.max()
-        return Image.fromarray(((values - low) / max(high - low, 1e-9) * 255).astype(np.uint8))
-    if not picture.has_transparency_data:
-        return picture.convert("L")
-    layers = np.asarray(picture.convert("LA"), dtype=np.float32) / 255
-    gray, opacity = layers[..., 0], layers[..., 1]
-    background = 1.0 if (gray * opacity).sum() < 0.5 * opacity.sum() else 0.0
-    mixed = gray * opacity + background * (1 - opacity)
-    return Image.fromarray((mixed * 255).round().astype(np.uint8))
+    has_more_bits = picture.mode.startswith(("I", "F"))
+    gray = picture.convert("F" if has_more_bits else "LA" if picture.has_transparency_data else "L")
+    gray.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    if gray.mode == "L":
+        return gray
+    values = np.asarray(gray, dtype=np.float32)
+    if gray.mode == "F":
+        values = (values - values.min()) / max(np.ptp(values), 1e-9)
+    else:
+        ink, opacity = values[..., 0] / 255, values[..., 1] / 255
+        background = 1.0 if (ink * opacity).sum() < 0.5 * opacity.sum() else 0.0
+        values = ink * opacity + background * (1 - opacity)
+    return Image.fromarray((values * 255).round().astype(np.uint8))
 
 
 def _find_ink(gray: np.ndarray) -> np.ndarray:
