@@ -28,14 +28,15 @@ def main() -> None:
     run_dir, checkpoint = find_run(arguments.run)
 
     from cnn_lab.terminal.screen import Screen, shorten
-    from cnn_lab.use.export import export
+    from cnn_lab.use.export import describe_input, export
 
     exported = export(run_dir, checkpoint, arguments.format, arguments.output)
     screen = Screen()
-    screen.show(f"{shorten(checkpoint)}, after epoch {exported.epoch}")
+    trained = exported.trained
+    screen.show(f"{shorten(checkpoint)}, after epoch {trained.epoch}")
     screen.show(f"{exported.describe_check()}\n")
-    screen.show(f"{shorten(exported.path)}, {exported.bytes / 1e6:.1f} MB\n", style="bold")
-    screen.show(f"To use it without this package, with images in NumPy, {exported.input}:\n")
+    screen.show(f"{shorten(exported.path)}, {exported.path.stat().st_size / 1e6:.1f} MB\n", style="bold")
+    screen.show(f"To use it without this package, with images in NumPy, {describe_input(trained)}:\n")
     screen.show(exported.describe_use())
 
 

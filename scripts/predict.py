@@ -45,7 +45,7 @@ def main() -> None:
 def format_predictions(predictions: list) -> Iterator[str]:
     """A line an image: the guess, its probability, the runner-up."""
     width = max(5, *(len(row.digit.name) for row in predictions))
-    long = max(6, *(len(name) for row in predictions for name in row.classes))
+    long = max(len(name) for row in predictions for name in ("unsure", *row.shares))
     yield f"{'image':{width}}  {'guess':>{long}}  probability  runner-up"
     for row in predictions:
         if row.digit.problem:

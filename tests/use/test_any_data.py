@@ -22,7 +22,7 @@ from cnn_lab.settings.config import check_config
 from cnn_lab.training import train
 from cnn_lab.use.drawing import build_page
 from cnn_lab.use.evaluation import evaluate
-from cnn_lab.use.export import FILES, export
+from cnn_lab.use.export import FILES, describe_input, export
 from conftest import ENVIRONMENT, compose_config, read_result
 
 CLASSES = ["T-shirt/top", "<b>green", "blue", "black"]  # the last one has no test images
@@ -98,7 +98,7 @@ def test_it_is_measured_and_a_class_without_images_has_no_accuracy(colours: Colo
 def test_it_is_exported(kind: str, colours: Colours, tmp_path: Path) -> None:
     exported = export(colours.path, colours.checkpoint, kind, tmp_path / FILES[kind])
     assert exported.images == 60
-    assert exported.input == "uint8 (batch, 3, 12, 16), 0 to 255, such as those of Colours"
+    assert describe_input(exported.trained) == "uint8 (batch, 3, 12, 16), 0 to 255, such as those of Colours"
 
 
 def test_tensorboard_shows_colours_and_the_names_of_classes(colours: Colours) -> None:

@@ -158,7 +158,7 @@ def test_most_digits_of_a_font_are_recognised(network: Trained) -> None:
 
 def test_unsure_where_no_class_has_half_of_the_probability(network: Trained) -> None:
     (prediction,) = predict(network, [find_digit(write_digit(3), SIDE)])
-    prediction.probabilities = np.full(10, 0.1)
+    prediction.shares = dict.fromkeys(prediction.shares, 0.1)
     assert (prediction.guess, prediction.as_dict()["guess"]) == (None, None)
 
 

@@ -44,33 +44,27 @@ class Exported:
     """A file that was written, and what its check found.
 
     Attributes:
-        epoch: of the checkpoint, from 1.
-        bytes: the file's size.
-        input: the images that the file takes, in words.
-        images, dataset: how many test images it was checked on, and of what.
+        images: how many test images it was checked on.
         runtime: what ran the file, with its version.
         difference: the largest between a probability of the file and the network's.
     """
 
     path: Path
     kind: str
-    epoch: int
-    bytes: int
-    input: str
+    trained: Trained
     images: int
-    dataset: str
     runtime: str
     difference: float
 
     def describe_check(self) -> str:
         """What was checked and found, in one line."""
         return (
-            f"Checked on {self.images:,} test images of {self.dataset} in {self.runtime}: "
+            f"Checked on {self.images:,} test images of {self.trained.data.name} in {self.runtime}: "
             f"the same class on all, probabilities within {self.difference:.1e}"
         )
 
     def describe_use(self) -> str:
-        """Three lines of Python that predict with the file, from `images` in NumPy as `input` has them."""
+        """Three lines of Python that predict with the file, from `images` in NumPy."""
         return USAGE[self.kind].format(path=shorten(self.path))
 
 
@@ -103,17 +97,7 @@ def export(run_dir: Path, checkpoint: Path, kind: str = "onnx", output: Path | N
         images, _ = trained.read_test_images()
         runtime, predict = open_file(aside, kind)
         difference = compare(trained, images, predict, runtime)
-    return Exported(
-        path=output,
-        kind=kind,
-        epoch=trained.epoch,
-        bytes=output.stat().st_size,
-        input=describe_input(trained),
-        images=len(images),
-        dataset=trained.data.name,
-        runtime=runtime,
-        difference=difference,
-    )
+    return Exported(output, kind, trained, len(images), runtime, difference)
 
 
 def describe_input(trained: Trained) -> str:

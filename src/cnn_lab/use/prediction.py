@@ -24,21 +24,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", "
 
 @dataclass
 class Prediction:
-    """What was found on a picture, and the probabilities (classes,) of what it is; none where nothing was.
-
-    Attributes:
-        classes: their names.
-    """
+    """What was found on a picture, and the probability of each class by its name; none where nothing was."""
 
     digit: Digit
-    probabilities: np.ndarray | None
-    classes: list[str]
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """The probability of each class, in the order of the classes; empty where nothing was found."""
-        found = () if self.probabilities is None else map(float, self.probabilities)
-        return dict(zip(self.classes, found, strict=False))
+    shares: dict[str, float]
 
     @property
     def ranking(self) -> list[tuple[str, float]]:
@@ -98,9 +87,11 @@ def _read_or_explain(path: Path, side: int) -> Digit:
 
 def predict(trained: Trained, digits: Sequence[Digit]) -> list[Prediction]:
     """What a network of gray images says of each picture."""
-    found = [digit.pixels[None] for digit in digits if not digit.problem]
-    answers = iter(trained.predict(np.stack(found)) if found else ())
-    return [Prediction(digit, None if digit.problem else next(answers), trained.classes) for digit in digits]
+    answers = trained.predict(np.stack([digit.pixels[None] for digit in digits])).tolist()
+    return [
+        Prediction(digit, {} if digit.problem else dict(zip(trained.classes, shares, strict=True)))
+        for digit, shares in zip(digits, answers, strict=True)
+    ]
 
 
 def draw_predictions(predictions: Sequence[Prediction], path: Path) -> None:
@@ -111,14 +102,9 @@ def draw_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     Raises:
         ConfigError: when the file cannot be written, or its ending names no format.
     """
-    rows = [_draw_row(prediction) for prediction in predictions[:SHOWN]]
-    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
+    rows = [np.asarray(_draw_row(prediction)) for prediction in predictions[:SHOWN]]
     try:
-        sheet.save(path)
+        Image.fromarray(np.concatenate(rows)).save(path)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--show {path} cannot be written: {error}; give a file such as guess.png"
@@ -131,10 +117,7 @@ def _draw_row(prediction: Prediction) -> Image.Image:
     draw = ImageDraw.Draw(row)
     title = f"{prediction.guess or 'unsure'}   {Path(digit.name).name}"
     draw.text((MARGIN, MARGIN), title, fill="black", font=load_font(18, bold=True))
-    given = digit.given.convert("RGB")
-    given.thumbnail((PICTURE, PICTURE))
-    given = enlarge(np.asarray(given), PICTURE)
-    pictures = {"given": given}
+    pictures = {"given": enlarge(np.asarray(digit.given), PICTURE)}
     if not digit.problem:
         pictures["seen by the network"] = enlarge(digit.pixels, PICTURE)
     for number, (caption, picture) in enumerate(pictures.items()):
@@ -145,14 +128,14 @@ def _draw_row(prediction: Prediction) -> Image.Image:
     left = 2 * (PICTURE + MARGIN) + 2 * MARGIN
     if digit.problem:
         draw.multiline_text((left, HEAD), fill(digit.problem, 32), fill="black", font=font)
-    bars = left + 10 + math.ceil(max(map(font.getlength, prediction.classes)))
+    bars = left + 10 + math.ceil(max(map(font.getlength, prediction.shares), default=0))
     most = row.width - bars - 70  # pixels of a bar, with room for its number
     for index, (name, share) in enumerate(prediction.shares.items()):
-        top = HEAD + index * PICTURE / len(prediction.classes)
-        height = PICTURE / len(prediction.classes) - 3
+        height = PICTURE / len(prediction.shares)
+        top = HEAD + index * height
         draw.text((left, top), name, fill="black", font=font)
         color = BLUE if name == prediction.guess else GRAY
-        draw.rectangle((bars, top + 1, bars + share * most, top + height), fill=color)
+        draw.rectangle((bars, top + 1, bars + share * most, top + height - 3), fill=color)
         if share >= 0.0005:
             draw.text((bars + 6 + share * most, top), f"{share:.1%}", fill="black", font=font)
     return row
