@@ -1,14 +1,13 @@
 """What a CNN computes, in plain NumPy and written to be read: every layer of `cnn_lab.model.CNN`.
 
 Images and feature maps are (channels, height, width), features are (features,); one image at a time. PyTorch
-only says which layers there are and with which weights.
+only says which layers there are and with which weights, and computes the activations.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 
@@ -62,8 +61,9 @@ def run_layer(layer: nn.Module, values: np.ndarray) -> np.ndarray:
             weights, bias = to_array(layer.weight), to_array(layer.bias)
             return conv2d(values, weights, bias, layer.stride[0], padding_of(layer))
         case nn.BatchNorm2d():
-            mean, variance = to_array(layer.running_mean), to_array(layer.running_var)
-            return batch_norm(values, mean, variance, to_array(layer.weight), to_array(layer.bias), layer.eps)
+            statistics = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+            mean, variance, weight, bias = (to_array(item)[:, None, None] for item in statistics)
+            return (values - mean) / np.sqrt(variance + layer.eps) * weight + bias
         case nn.MaxPool2d():
             return max_pool(values)
         case nn.AvgPool2d():
@@ -71,8 +71,8 @@ def run_layer(layer: nn.Module, values: np.ndarray) -> np.ndarray:
         case nn.Flatten():
             return values.reshape(-1)
         case nn.Linear():
-            return linear(values, to_array(layer.weight), to_array(layer.bias))
-    return ACTIVATE[type(layer).__name__](values)
+            return to_array(layer.weight) @ values + to_array(layer.bias)
+    return layer(torch.from_numpy(values)).numpy()
 
 
 def to_array(tensor: Tensor | None) -> np.ndarray:
@@ -136,67 +136,7 @@ def _pool_windows(maps: np.ndarray) -> np.ndarray:
     return whole.reshape(channels, rows, POOL_SIZE, columns, POOL_SIZE)
 
 
-def batch_norm(
-    maps: np.ndarray,
-    mean: np.ndarray,
-    variance: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    epsilon: float,
-) -> np.ndarray:
-    """Each channel by the mean and variance that training has seen, then times `weight` plus `bias`."""
-    scale = weight / np.sqrt(variance + epsilon)
-    return (maps - mean[:, None, None]) * scale[:, None, None] + bias[:, None, None]
-
-
-def linear(features: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """A weighted sum of all features for each output: (features,), (out, features), (out,) to (out,)."""
-    return weights @ features + bias
-
-
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities that sum to 1. Only differences count, and less the largest no exponential overflows."""
     powers = np.exp(logits - logits.max())
     return powers / powers.sum()
-
-
-def sigmoid(values: np.ndarray) -> np.ndarray:
-    """`1 / (1 + exp(-x))`, without overflow."""
-    return np.exp(-np.logaddexp(0, -values))
-
-
-def relu(values: np.ndarray) -> np.ndarray:
-    """`max(x, 0)`."""
-    return np.maximum(values, 0)
-
-
-def leaky_relu(values: np.ndarray) -> np.ndarray:
-    """`x`, or a hundredth of it where it is negative."""
-    return np.where(values > 0, values, 0.01 * values)
-
-
-def elu(values: np.ndarray) -> np.ndarray:
-    """`x`, or `exp(x) - 1` where it is negative."""
-    return np.where(values > 0, values, np.expm1(np.minimum(values, 0)))
-
-
-def gelu(values: np.ndarray) -> np.ndarray:
-    """`x` times the share of a normal distribution that lies below `x`."""
-    return values * (1 + _erf(values / math.sqrt(2))) / 2
-
-
-def silu(values: np.ndarray) -> np.ndarray:
-    """`x` times its sigmoid."""
-    return values * sigmoid(values)
-
-
-_erf = np.vectorize(math.erf, otypes=[float])
-
-ACTIVATE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "ReLU": relu,
-    "LeakyReLU": leaky_relu,
-    "ELU": elu,
-    "GELU": gelu,
-    "SiLU": silu,
-    "Tanh": np.tanh,
-}

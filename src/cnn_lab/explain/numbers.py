@@ -33,10 +33,6 @@ def percent(share: float, more: str = ">") -> str:
     return "< 0.01 %" if share < 0.00005 else f"{100 * share:.2f} %"
 
 
-def count(size: int, word: str) -> str:
-    return f"{size} {word}{'s' if size > 1 else ''}"
-
-
 def write_shape(shape: Sequence[int]) -> str:
     return f" {TIMES} ".join(f"{size:,}" for size in shape)
 
