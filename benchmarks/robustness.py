@@ -6,6 +6,7 @@
     python benchmarks/robustness.py processes [--count 16]
     python benchmarks/robustness.py sweep [--count 300]
     python benchmarks/robustness.py checkpoints
+    python benchmarks/robustness.py sequences [--minutes 60] [--seed 0]
 
 Each prints a table, and ends with exit code 1 where a promise is not kept.
 """
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ KILLED = [
 KILLED_AGAIN = 0.4  # the chance that a run which goes on is killed too
 WARM_UP, MOST_GROWTH = 20, 1.05  # runs after which memory is to stay what it is, and by how much it may not
 MOST_CHECKPOINT_SHARE = 0.02
+SEQUENCES_A_SEED = 25  # of which the first that breaks ends the rest
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -362,6 +365,51 @@ def _timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., An
     return call
 
 
+# --- any sequence of commands
+
+
+def measure_sequences(arguments: argparse.Namespace, folder: Path) -> bool:
+    """Random sequences of commands: each leaves true records, and the weights of runs that nothing stopped."""
+    sys.path.append(str(PROJECT / "tests"))
+    from hypothesis import HealthCheck, Phase, seed, settings
+    from hypothesis.stateful import run_state_machine_as_test
+
+    from sequences import Sequences, train_whole
+
+    class Counted(Sequences):
+        """Counts what it does."""
+
+        sequences = commands = 0
+
+        def teardown(self) -> None:
+            Counted.sequences += 1
+            super().teardown()
+
+        def command(self, *typed: str, **options: Any) -> int:
+            Counted.commands += 1
+            return super().command(*typed, **options)
+
+    tempfile.tempdir = str(folder)
+    shape = settings(
+        max_examples=SEQUENCES_A_SEED, stateful_step_count=10, phases=[Phase.generate], database=None,
+        deadline=None, suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    end, broken, number = time.monotonic() + 60 * arguments.minutes, 0, arguments.seed
+    while time.monotonic() < end:
+        try:
+            run_state_machine_as_test(seed(number)(Counted), settings=shape)
+        except Exception:
+            broken += 1
+            traceback.print_exc()
+        number += 1
+        counts = f"{number} seeds, {Counted.sequences} sequences, {Counted.commands} commands"
+        print(f"{counts}, {broken} broken", file=sys.stderr, flush=True)
+        train_whole.cache_clear()
+    print("| sequences | commands | seeds with a broken sequence |\n|---|---|---|")
+    print(f"| {Counted.sequences} | {Counted.commands} | {broken} |")
+    return not broken
+
+
 MEASURES: dict[str, tuple[Callable[[argparse.Namespace, Path], bool], int]] = {
     "kills": (measure_kills, 50),
     "soak": (measure_soak, 200),
@@ -369,6 +417,7 @@ MEASURES: dict[str, tuple[Callable[[argparse.Namespace, Path], bool], int]] = {
     "processes": (measure_processes, 16),
     "sweep": (measure_sweep, 300),
     "checkpoints": (measure_checkpoints, 1),
+    "sequences": (measure_sequences, 1),
 }
 
 
@@ -378,6 +427,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=MEASURES)
     parser.add_argument("--count", type=int, help="how many")
+    parser.add_argument("--minutes", type=float, default=60, help="of looking for a sequence that breaks")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     arguments = parser.parse_args()
     measure, count = MEASURES[arguments.what]

@@ -109,7 +109,7 @@ def make_callbacks(
     if stopping["patience"] is not None:
         monitor, min_delta, patience = (stopping[name] for name in ("monitor", "min_delta", "patience"))
         mode = "max" if monitor.endswith("accuracy") else "min"
-        at_epoch_end = monitor.startswith("train/") or None  # None: after each validation
+        at_epoch_end = monitor.startswith("train/")  # else after each validation
         yield EarlyStopping(monitor, min_delta, patience, mode=mode, check_on_train_epoch_end=at_epoch_end)
     yield Checkpoints(recorder, stop, config["checkpoint_minutes"])
 
@@ -122,6 +122,8 @@ def fit(
     Raises:
         ConfigError: for settings that Lightning refuses once it knows the data and the optimizer.
     """
+    # Lightning takes a run with max_steps for one without epochs, and resumes inside one that has ended.
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:

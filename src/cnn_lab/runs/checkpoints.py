@@ -75,8 +75,9 @@ class Checkpoints(Checkpoint):
             RunInterrupted: after the checkpoint, for a signal.
         """
         done = batch_idx + 1
-        if done % trainer.accumulate_grad_batches or done == trainer.num_training_batches:
-            return  # gradients are not kept in a checkpoint, nor what is between a step and its validation
+        ends = done == trainer.num_training_batches or trainer.global_step == trainer.max_steps
+        if ends or done % trainer.accumulate_grad_batches:
+            return  # gradients are not kept in a checkpoint, nor what is between a step and its epoch's end
         if trainer.world_size > 1 and done % ASKED_EVERY:
             return
         is_late = time.monotonic() - self._last_time > 60 * self.minutes

@@ -35,8 +35,10 @@ NUMBER, TEXT = int | float, str | None
 RESULT_TYPES: dict[str, Any] = {
     **dict.fromkeys(("status", "label", "started", "fingerprint", "device", "precision", "host"), str),
     **dict.fromkeys(("error", "traceback", "reason", "git_commit"), TEXT),
-    **dict.fromkeys(("seed", "parameters", "epochs", "steps", "seconds", "seconds_per_epoch"), NUMBER),
-    **dict.fromkeys(("samples_per_second", "updated", "test/loss", "test/accuracy"), NUMBER),
+    **dict.fromkeys(("seed", "parameters", "epochs", "steps", "steps_per_epoch", "seconds"), NUMBER),
+    **dict.fromkeys(
+        ("seconds_per_epoch", "samples_per_second", "updated", "test/loss", "test/accuracy"), NUMBER
+    ),
     "overrides": list,
     "versions": {"cnn_lab": str},
     "dataset": {"name": str},
@@ -95,8 +97,8 @@ class Run:
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a finished epoch to metrics.csv."""
-        columns = (*COLUMNS, *(ARTICLE_COLUMNS if "test/loss" in row else ()))
-        self.rows.append({name: row.get(name) for name in columns})
+        article = [name for name in ARTICLE_COLUMNS if name in row]
+        self.rows.append({name: row.get(name) for name in (*COLUMNS, *article)})
         self._write_rows()
 
     def _write_rows(self) -> None:
@@ -104,7 +106,7 @@ class Run:
             return
         text = io.StringIO(newline="")
         if self.rows:
-            writer = csv.DictWriter(text, list(self.rows[0]))
+            writer = csv.DictWriter(text, max(self.rows, key=len))  # not every epoch need be measured
             writer.writeheader()
             writer.writerows(self.rows)
         replace_file(self.path / "metrics.csv", text.getvalue())
@@ -127,7 +129,7 @@ def read_start(result: Mapping[str, Any]) -> float:
     """When a run was started, in seconds since 1970; 0 where that is not known."""
     try:
         return datetime.fromisoformat(result.get("started", "")).timestamp()
-    except (ValueError, OverflowError, OSError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return 0.0
 
 

@@ -25,7 +25,7 @@ class Recorder(Callback):
 
     Attributes:
         best: the best validation accuracy and its epoch; empty where nothing was validated.
-        is_best: whether the epoch that has just ended is the best; where none is validated, each is.
+        is_best: whether the epoch that has just ended is the best; until one is validated, each is.
     """
 
     def __init__(self, run: Run, events: EventLogger, config: Mapping[str, Any]) -> None:
@@ -110,16 +110,17 @@ class Recorder(Callback):
             "seconds": round(time.perf_counter() - self._epoch_start, 3),
         }
         self._measured = {}  # not every epoch need be validated
-        is_validated = pl_module.watched == "val" and sum(trainer.num_val_batches) > 0
         self._images_seen += int(pl_module.train_metrics.count) * trainer.world_size
         self._seconds_seen += row["seconds"]
-        self.is_best = self._note_best(row) or not is_validated
+        self.is_best = self._note_best(row) or not self.best
         for name, value in row.items():
             if name.endswith("/loss") and not math.isfinite(value):
                 raise CnnLabError(self.describe_divergence(trainer, f"{name} is {value}"))
         self.run.add_epoch(row)
         self.events.log_epoch(row)
-        self.run.update(epochs=row["epoch"], steps=row["step"], best=self.best or None, **self._speed())
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        done = {"epochs": row["epoch"], "steps": row["step"], "steps_per_epoch": steps}
+        self.run.update(**done, best=self.best or None, **self._speed())
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Record what ended the training."""

@@ -100,6 +100,11 @@ def _check_worth(
         raise ConfigError(
             f"{shorten(run_dir)} has no checkpoint to go on from; start it anew: python scripts/train.py"
         )
+    if longer and earlier.get("steps", 0) % earlier.get("steps_per_epoch", 1):
+        raise ConfigError(
+            f"{longer[0]} cannot change: {shorten(run_dir)} was ended inside epoch {done}, and would go on "
+            "without the rest of its images; start a new run"
+        )
     if longer and settings["scheduler"]["_target_"] in WITH_AN_END:
         schedule = settings["scheduler"]["_target_"].rpartition(".")[2]
         raise ConfigError(

@@ -92,7 +92,7 @@ class Display(Callback):
         """Replace the bar by the epoch's line."""
         self._stop()
         self.screen.show(format_epoch(self.run.rows[-1], self._splits, _last_epoch(trainer)))
-        if len(self._splits) > 1:
+        if self.run.rows[-1].get(f"{pl_module.watched}/loss") is not None:
             self._point_out_one_answer(pl_module)
 
     def _point_out_one_answer(self, classifier: ImageClassifier) -> None:
