@@ -14,9 +14,10 @@ class GridSweeper(Sweeper):
 
     Args:
         params: values by key, in Hydra's grammar; what is typed on the command line comes on top.
+        settings: those of a search, which reads them from the config.
     """
 
-    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, params: Mapping[str, Any] | None, **settings: Any) -> None:
         self.params = [f"{key}={value}" for key, value in (params or {}).items()]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -44,18 +45,6 @@ class OptunaSweeper(GridSweeper):
         storage: URL of a database that several processes share; None for a file in the sweep's directory.
         study_name: of the study in that database; None names it after the sweep.
     """
-
-    def __init__(
-        self,
-        sampler: Mapping[str, Any],
-        pruner: Mapping[str, Any],
-        n_trials: int,
-        n_jobs: int,
-        storage: str | None,
-        study_name: str | None,
-        params: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(params)
 
     def sweep(self, arguments: Sequence[str]) -> None:
         """Run the search; its settings are in the config.

@@ -17,8 +17,8 @@ from PIL import Image
 from cnn_lab.pictures.style import STYLES
 from cnn_lab.settings.config import check_config
 from cnn_lab.sweeps.plots import describe_error_bars, draw_report
-from cnn_lab.sweeps.report import describe, judge, shorten_keys
-from cnn_lab.sweeps.results import collect, compare, find_sweep
+from cnn_lab.sweeps.report import judge
+from cnn_lab.sweeps.results import collect, compare, describe, find_sweep, shorten_keys
 from conftest import TrainedRun, compose_config, run_script
 
 BASE = check_config(compose_config())

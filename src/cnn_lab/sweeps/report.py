@@ -4,18 +4,25 @@ Nothing here imports torch.
 """
 
 import csv
-import json
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.settings.config import PROJECT
-from cnn_lab.sweeps.results import Record, Setting, collect, compare, name_targets
+from cnn_lab.sweeps.results import (
+    Record,
+    Setting,
+    collect,
+    compare,
+    describe,
+    name_targets,
+    shorten_keys,
+    show,
+)
 from cnn_lab.terminal.screen import Screen, shorten
 
 COLUMNS = ("runs", "val accuracy", "test accuracy", "parameters", "seconds", "status")
@@ -71,48 +78,26 @@ def write_report(
 
 def judge(settings: Sequence[Setting], names: Mapping[str, str]) -> list[str]:
     """Which setting is best, and from which others the runs cannot tell it apart."""
-    measured = [(item, item.measure("val/accuracy")) for item in settings if item.completed]
-    ranked = [(item, found) for item, found in measured if found]
-    if len(ranked) < 2:
+    measured = {
+        describe(item, names): found
+        for item in settings
+        if item.completed and (found := item.measure("val/accuracy"))
+    }
+    if len(measured) < 2:
         return []
-    (best, (mean, spread, _)), others = ranked[0], ranked[1:]
-    text = f"Best on validation images: {describe(best, names)}."
-    single = [item for item, (_, item_spread, _) in ranked if item_spread is None]
-    if len(single) == len(ranked):
+    (best, (top, spread, _)), *others = measured.items()
+    text = f"Best on validation images: {best}."
+    single = [name for name, (_, _, count) in measured.items() if count == 1]
+    if len(single) == len(measured):
         return [text, "Each setting has 1 run: how far seeds differ is not known; add seed=0,1,2."]
-    close = [
-        item
-        for item, (other, other_spread, _) in others
-        if mean - other <= (spread or 0.0) + (other_spread or 0.0)
-    ]
-    verdict = "larger than the spread over seeds"
+    close = [name for name, (mean, other, _) in others if top - mean <= (spread or 0) + (other or 0)]
+    verdict = "over all others is larger than the spread over seeds"
     if close:
-        verdict = f"within the spread over seeds of: {_list([describe(item, names) for item in close], '; ')}"
-    lines = [f"{text} Its lead {'is' if close else 'over all others is'} {verdict}."]
+        verdict = f"is within the spread over seeds of: {_list(close, '; ')}"
+    lines = [f"{text} Its lead {verdict}."]
     if single:
-        listed = _list([describe(item, names) for item in single], "; ")
-        lines.append(f"With a single run, whose spread is not known: {listed}.")
+        lines.append(f"With a single run, whose spread is not known: {_list(single, '; ')}.")
     return lines
-
-
-def describe(setting: Setting, names: Mapping[str, str]) -> str:
-    """A setting's values in a line."""
-    return (
-        ", ".join(f"{names[key]} {show(value)}" for key, value in setting.values.items()) or "these settings"
-    )
-
-
-def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted key, or all of it where two end alike."""
-    ends = Counter(key.rpartition(".")[2] for key in keys)
-    return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}
-
-
-def show(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    return (
-        value if isinstance(value, str) else "" if value is None else json.dumps(value, separators=(",", ":"))
-    )
 
 
 def _cells(setting: Setting) -> list[str]:
@@ -142,11 +127,8 @@ def _describe_best(settings: Sequence[Setting]) -> list[str]:
     if not runs:
         return []
     best = max(runs, key=lambda run: run.accuracy or 0.0)
-    kept = [
-        text
-        for text in map(str, best.result.get("overrides", ()))
-        if not text.startswith(("sweep.", "hydra."))
-    ]
+    typed = map(str, best.result.get("overrides", ()))
+    kept = [text for text in typed if not text.startswith(("sweep.", "hydra."))]
     if any(text.startswith(("experiment=", "search=")) for text in kept):
         kept.append("hydra.mode=RUN")  # such a file may ask for a sweep
     command = shlex.join(["python", shorten(PROJECT / "scripts" / "train.py"), *kept])
@@ -154,7 +136,6 @@ def _describe_best(settings: Sequence[Setting]) -> list[str]:
 
 
 def _name_data(records: Sequence[Record]) -> str:
-    """What was trained on."""
     names = {record.result["dataset"]["name"] for record in records if "dataset" in record.result}
     return f"Data: {', '.join(sorted(names)) or 'never loaded'}."
 
@@ -178,23 +159,15 @@ def _list(names: Sequence[str], separator: str = ", ") -> str:
 
 
 def _write_csv(records: Sequence[Record], keys: Sequence[str], path: Path) -> None:
-    measured = ("parameters", "epochs", "seconds", "test/accuracy", "test/loss")
+    measured = ("parameters", "epochs", "seconds", "test/accuracy", "test/loss", "error")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["run", "status", *keys, "seed", "val/accuracy", *measured, "error"])
+        writer.writerow(["run", "status", *keys, "seed", "val/accuracy", *measured])
         for record in records:
             flat = name_targets(record.settings)
-            writer.writerow(
-                [
-                    record.path.name,
-                    record.status,
-                    *(show(flat.get(key)) for key in keys),
-                    record.settings.get("seed"),
-                    record.accuracy,
-                    *(record.result.get(name) for name in measured),
-                    record.result.get("error"),
-                ]
-            )
+            values = [show(flat.get(key)) for key in keys]
+            results = [record.accuracy, *(record.result.get(name) for name in measured)]
+            writer.writerow([record.path.name, record.status, *values, record.settings.get("seed"), *results])
 
 
 def _as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -211,7 +184,5 @@ def _as_markdown(
 ) -> str:
     table = [head, ["---"] * len(head), *rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-    note = (
-        "Accuracies are means ± standard deviations over the runs of a setting, which differ in their seed."
-    )
+    note = "Accuracies are means ± standard deviations over runs that differ in their seed."
     return "\n".join([f"# {title}", "", *lines, "", note, "", *(f"- {remark}" for remark in remarks)]) + "\n"

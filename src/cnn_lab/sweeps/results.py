@@ -5,15 +5,15 @@ Nothing here imports torch.
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.directory import SWEEP_RECORD
-from cnn_lab.runs.record import read_result, read_status
+from cnn_lab.runs.record import read_result, read_start, read_status
 from cnn_lab.runs.trust import check_inside, read_yaml
 from cnn_lab.settings.config import flatten
 from cnn_lab.settings.meaning import meaning_of
@@ -71,7 +71,7 @@ def find_sweep(path: str | Path | None, output_dir: Path) -> Path:
         sweeps = sorted(file.parent for file in output_dir.glob(f"sweeps/*/{SWEEP_RECORD}"))
         if not sweeps:
             raise ConfigError(f"there is no sweep in {output_dir}; start one with -m")
-        return max(sweeps, key=lambda sweep: find_start(read_record(sweep)))
+        return max(sweeps, key=lambda sweep: read_start(read_record(sweep)))
     path = Path(path).expanduser().absolute()
     if not (path / SWEEP_RECORD).is_file():
         raise ConfigError(f"{path} is not the directory of a sweep: it has no {SWEEP_RECORD}")
@@ -86,18 +86,10 @@ def read_record(sweep: Path) -> dict[str, Any]:
         return {"kind": None, "swept": {}, "settings": {}}
 
 
-def find_start(record: Mapping[str, Any]) -> datetime:
-    """When a run or a sweep was started, which its local time does not tell when summer time ends."""
-    try:
-        return datetime.fromisoformat(str(record.get("started"))).astimezone()
-    except ValueError:
-        return datetime.fromtimestamp(0, timezone.utc)
-
-
 def find_runs(sweep: Path) -> dict[str, tuple[Path, str]]:
     """The latest run of each fingerprint in a sweep, with its status."""
     found = [(file.parent, read_result(file.parent)) for file in sweep.glob("*/result.json")]
-    found.sort(key=lambda item: find_start(item[1]))
+    found.sort(key=lambda item: read_start(item[1]))
     return {result.get("fingerprint", ""): (path, read_status(path, result)) for path, result in found}
 
 
@@ -115,9 +107,8 @@ def collect(paths: Iterable[Path]) -> list[Record]:
         if (path / SWEEP_RECORD).exists():  # the report is written into it
             check_inside(path)
         files = {file for depth in range(DEPTH) for file in path.glob("*/" * depth + "result.json")}
-        for record in sorted(
-            (_read(file.parent) for file in files), key=lambda item: find_start(item.result)
-        ):
+        records = [_read(file.parent) for file in files]
+        for record in sorted(records, key=lambda item: read_start(item.result)):
             name = record.result.get("fingerprint") if (record.path.parent / SWEEP_RECORD).exists() else None
             found[record.path.parent, name or record.path.name] = record
     if not found:
@@ -151,6 +142,25 @@ def name_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in settings.items()
         if meaning_of(key) in ("identity", "length")
     }
+
+
+def describe(setting: Setting, names: Mapping[str, str]) -> str:
+    """A setting's values in a line, with these names of the keys."""
+    words = [f"{names[key]} {show(value)}" for key, value in setting.values.items()]
+    return ", ".join(words) or "these settings"
+
+
+def show(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, separators=(",", ":"))
+
+
+def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted key, or all of it where two end alike."""
+    ends = Counter(key.rpartition(".")[2] for key in keys)
+    return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}
 
 
 def _differs(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:

@@ -18,30 +18,12 @@ STUDY_FILE = "study.log"
 RUN = "run"  # the trial's attribute that holds its run's directory
 
 
-class JournalLock:
-    """Lets one process at a time write a journal; unlike Optuna's own locks, it ends with its process.
-
-    It has the two methods that `JournalFileBackend` asks of a lock.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        self._lock = FileLock(journal.with_suffix(".lock"))
-
-    def acquire(self) -> bool:
-        """Wait until no other process writes."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Let the next one write."""
-        self._lock.release()
-
-
 def open_study(settings: DictConfig, sweep: Path, sampler: Any = None) -> optuna.Study:
     """The study of a search, which is made if there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = sweep / STUDY_FILE
-    storage = settings.storage or JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
+    lock: Any = FileLock(journal.with_suffix(".lock"))  # unlike Optuna's own, it ends with its process
+    storage = settings.storage or JournalStorage(JournalFileBackend(str(journal), lock))
     name = settings.study_name or sweep.name
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True,

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -50,9 +49,7 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         self._look()
@@ -63,21 +60,20 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        for path, config in list(self.waiting.items()):
+        for path in list(self.waiting):
             result = read_result(path)
             status = read_status(path, result)
             if status == "running":
                 self._seen[path] = status
-                self._show_running(path, config, result)
+                self._show_running(path, result)
             elif result and status != self._seen[path]:
                 self._show_ended(path, {**result, "status": status})
 
-    def _show_running(self, path: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    def _show_running(self, path: Path, result: Mapping[str, Any]) -> None:
         if path not in self._tasks:
-            epochs = config["trainer"].get("max_epochs") or -1
-            self._tasks[path] = self._progress.add_task(
-                path.name, total=epochs if epochs > 0 else None, metrics=""
-            )
+            epochs = self.waiting[path]["trainer"].get("max_epochs") or -1
+            total = epochs if epochs > 0 else None
+            self._tasks[path] = self._progress.add_task(path.name, total=total, metrics="")
         best = result.get("best")
         metrics = f"best val {best['val/accuracy']:.2%}" if best else ""
         self._progress.update(self._tasks[path], completed=result.get("epochs", 0), metrics=metrics)
