@@ -390,6 +390,7 @@ def measure_sequences(arguments: argparse.Namespace, folder: Path) -> bool:
             return super().command(*typed, **options)
 
     tempfile.tempdir = str(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells turn off in the background
     shape = settings(
         max_examples=SEQUENCES_A_SEED, stateful_step_count=10, phases=[Phase.generate], database=None,
         deadline=None, suppress_health_check=list(HealthCheck),

@@ -38,7 +38,7 @@ Settings = dict[str, str]
 TINY = {
     "data.train_size": "40", "data.batch_size": "16", "data.val_size": "20", "data.eval_batch_size": "8",
     "model.channels": "[2]", "model.hidden": "[4]", "optimizer.lr": "0.02", "pictures.enabled": "false",
-    "trainer.accelerator": "cpu", "trainer.limit_test_batches": "1", "trainer.max_epochs": "2",
+    "trainer.accelerator": "cpu", "trainer.limit_test_batches": "1", "trainer.log_every_n_steps": "1", "trainer.max_epochs": "2",
 }  # fmt: skip
 # What changes what an epoch is, where the run ends, and what has to be kept between two steps.
 CHOICES = {
@@ -116,7 +116,7 @@ def stopping(stop: tuple[int, signal.Signals] | None, folder: Path) -> Iterator[
             return
         if stop[1] == signal.SIGKILL:
             shutil.copytree(folder, kept)
-        signal.raise_signal(signal.SIGINT if stop[1] == signal.SIGKILL else stop[1])
+        signal.raise_signal(signal.SIGTERM if stop[1] == signal.SIGKILL else stop[1])
 
     handle = register_module_forward_pre_hook(look)
     try:
