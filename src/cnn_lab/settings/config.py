@@ -70,7 +70,12 @@ class Config:
     sweep: Sweep = field(default_factory=Sweep)
 
 
-SCHEMAS = {"": Config, "early_stopping": EarlyStopping, "pictures": Pictures, "sweep": Sweep}
+SCHEMAS = {  # what says which settings there are, by group; "" is the top level
+    "": f"{__name__}.Config",
+    "early_stopping": f"{__name__}.EarlyStopping",
+    "pictures": f"{__name__}.Pictures",
+    "sweep": f"{__name__}.Sweep",
+}
 
 ConfigStore.instance().store("schema", node=Config)
 OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
@@ -131,7 +136,7 @@ def _resolve(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
 def _list_nodes(plain: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     """The name of each group, its node, and what says which settings it has."""
     for group, schema in SCHEMAS.items():
-        yield group, plain[group] if group else plain, f"{__name__}.{schema.__name__}"
+        yield group, plain[group] if group else plain, schema
     for group in GROUPS:
         yield from list_nodes(group, plain.get(group))
 

@@ -9,23 +9,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from cnn_lab.errors import ConfigError, suggest
-from cnn_lab.settings.config import GROUPS, PROJECT, SCHEMAS
-from cnn_lab.settings.groups import (
-    SUPPLIED,
-    describe_supplied,
-    describe_unknown,
-    read_parameters,
-    show,
-)
+from cnn_lab.settings.config import GROUPS, SCHEMAS
+from cnn_lab.settings.groups import SUPPLIED, describe_supplied, describe_unknown, read_parameters, show
 
 MULTIRUN = ("-m", "--multirun")
 OPTIONS = (
@@ -101,7 +93,7 @@ def explain(error: Exception) -> str:
     if several := _find_several(sys.argv[1:]):
         return several
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return _explain_key(_compose_choices(), cause.full_key)
+        return _explain_key(cause.full_key, cause.parent_node)
     if isinstance(cause, ValidationError) and cause.full_key:
         return _explain_type(cause.full_key, cause.value)
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError):
@@ -130,7 +122,7 @@ def _explain_unreadable(override: str) -> str:
 
 def _find_several(arguments: Sequence[str]) -> str:
     """Say what to do about several values for one setting of a single run, if there are some."""
-    if {"-m", "--multirun"} & set(arguments):
+    if set(MULTIRUN) & set(arguments):
         return ""
     for argument in arguments:
         try:
@@ -147,16 +139,15 @@ def _find_several(arguments: Sequence[str]) -> str:
     return ""
 
 
-def _explain_key(config: DictConfig, key: str) -> str:
-    """Say that a dotted key is none of a composed config's, and which is the nearest."""
+def _explain_key(key: str, node: object) -> str:
+    """Say that a dotted key is none of `node`, the part of the config that it names, and which is nearest."""
     path, _, name = key.rpartition(".")
     if not path:
-        return describe_unknown("", name, read_parameters("", f"{SCHEMAS[''].__module__}.Config") or ())
+        return describe_unknown("", name, read_parameters("", SCHEMAS[""]) or ())
     if name in SUPPLIED.get(path, ()):
         return describe_supplied(path, name)
-    node = OmegaConf.select(config, path)
-    names = {str(item) for item in node} if isinstance(node, DictConfig) else set()
-    target = node.get("_target_", "") if names else ""
+    node = node if isinstance(node, DictConfig) else {}
+    names, target = set(map(str, node)), node.get("_target_", "")
     if path in GROUPS and target:
         names |= set(read_parameters(path, target) or ())
     if name in names:
@@ -166,23 +157,6 @@ def _explain_key(config: DictConfig, key: str) -> str:
 
 def _explain_type(key: str, value: object) -> str:
     group, _, name = key.rpartition(".")
-    schema = SCHEMAS.get(group)
-    known = read_parameters(group, f"{schema.__module__}.{schema.__name__}") if schema else None
+    known = read_parameters(group, SCHEMAS[group]) if group in SCHEMAS else None
     takes = f": it takes {known[name]}" if known and name in known else ""
     return f"{key}={show(value)} has the wrong type{takes}"
-
-
-def _compose_choices() -> DictConfig:
-    """The config with the options that were chosen on the command line, and none of its other values."""
-    typed = [
-        argument
-        for argument in sys.argv[1:]
-        if argument.partition("=")[0] in GROUPS or argument.startswith("hydra/")
-        if "," not in argument
-    ]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        try:
-            return compose("train", typed, return_hydra_config=True)
-        except HydraException:
-            return compose("train", return_hydra_config=True)
