@@ -47,7 +47,7 @@ KILLED = [
 KILLED_AGAIN = 0.4  # the chance that a run which goes on is killed too
 WARM_UP, MOST_GROWTH = 20, 1.05  # runs after which memory is to stay what it is, and by how much it may not
 MOST_CHECKPOINT_SHARE = 0.02
-SEQUENCES_A_SEED = 25  # of which the first that breaks ends the rest
+SEQUENCES_A_SEED = 10  # of which the first that breaks ends the rest
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
