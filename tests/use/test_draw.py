@@ -26,13 +26,14 @@ from PIL import Image, ImageDraw
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.settings.extras import install_hint
-from cnn_lab.use.drawing import CANVAS, PEN, listen, look
+from cnn_lab.use.drawing import CANVAS, listen, look
 from conftest import TrainedRun, open_browser, run_script, start_script
 
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="Gradio is not installed: pip install -e '.[draw]'"
 )
 
+PEN = 24  # pixels, as on the page
 Stroke = Sequence[tuple[float, float]]
 # Shares of the canvas' width and height.
 ROUND = [(0.5 + 0.24 * math.sin(t * math.pi / 8), 0.5 - 0.34 * math.cos(t * math.pi / 8)) for t in range(17)]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment
 from PIL import Image
 
 from cnn_lab.errors import ConfigError
@@ -33,33 +34,16 @@ if TYPE_CHECKING:
 
     from cnn_lab.runs.trained import Trained
 
-CANVAS, PEN, ERASER = 320, 24, 48  # pixels
+CANVAS = 320  # pixels
 SEEN_SIDE, MAP_SIDE = 112, 56  # pixels, multiples of the sides of images and of most maps
 LEAST_COLUMNS = 8  # of maps in a row
-PAUSE = 60  # milliseconds between two updates while the pen moves
 PNG = "data:image/png;base64,"
-SEEN = "<b>What the network sees</b>: the digit scaled to {} pixels and moved to the middle."
-MAPS = (
-    "<b>What its blocks make of it</b>: feature maps. White is zero, <b class=above>orange</b> above, "
-    "<b class=below>blue</b> below; full colour is the block's largest value."
+HTML, CSS, SCRIPT = (
+    Path(__file__).with_name(f"draw.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
 )
-NO_MAPS = "It has no convolutional blocks, hence no feature maps."
-# The template does not hold the value, so that Gradio never draws the canvas anew.
-BOARD = f"""
-<div class="board">
-  <canvas width="{CANVAS}" height="{CANVAS}" data-pen="{PEN}" data-eraser="{ERASER}" data-pause="{PAUSE}"
-    aria-label="draw a digit here"></canvas>
-  <div class="tools">
-    <button data-tool="pen" aria-pressed="true">Pen</button>
-    <button data-tool="eraser" aria-pressed="false">Eraser</button>
-    <button data-tool="clear">Clear</button>
-  </div>
-</div>
-"""
-SCRIPT = Path(__file__).with_name("draw.js").read_text(encoding="utf-8")
+PARTS: Any = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(HTML).module
 # Gradio puts each rule below an element of its own, where no :root is.
 COLORS = f"* {{ --blue: {BLUE}; --gray: {GRAY}; --orange: {ORANGE}; }}\n"
-CSS = COLORS + Path(__file__).with_name("draw.css").read_text(encoding="utf-8")
 
 
 def look(trained: "Trained", drawing: str | None) -> tuple[str, str]:
@@ -75,7 +59,7 @@ def look(trained: "Trained", drawing: str | None) -> tuple[str, str]:
         return _show_nothing(trained, "No digit yet", "draw one, taller than wide")
     (probabilities,) = trained.predict(digit.pixels[None, None])
     headline, detail = _phrase(probabilities, trained.classes)
-    guess = _format_guess(headline, detail, trained.classes, probabilities)
+    guess = PARTS.guess(headline, detail, trained.classes, probabilities.tolist(), SURE)
     return guess, _format_images(digit.pixels, _feature_maps(trained, digit.pixels))
 
 
@@ -83,7 +67,8 @@ def _show_nothing(trained: "Trained", headline: str, detail: str) -> tuple[str, 
     """White maps instead of none, so that nothing on the page moves when the first stroke is drawn."""
     nothing = np.zeros(trained.data.input_shape[1:], np.uint8)
     blank = [np.zeros_like(maps) for maps in _feature_maps(trained, nothing)]
-    return _format_guess(headline, detail, trained.classes), _format_images(nothing, blank)
+    guess = PARTS.guess(headline, detail, trained.classes, [], SURE)
+    return guess, _format_images(nothing, blank)
 
 
 def _feature_maps(trained: "Trained", pixels: np.ndarray) -> list[np.ndarray]:
@@ -105,38 +90,16 @@ def _phrase(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[str, str
     return "Unsure", f"perhaps {classes[first]}, perhaps {classes[second]}"
 
 
-def _format_guess(
-    headline: str, detail: str, classes: Sequence[str], probabilities: np.ndarray | None = None
-) -> str:
-    widest = max(map(len, classes)) + 1
-    shares = [0.0] * len(classes) if probabilities is None else probabilities.tolist()
-    bars = "".join(
-        f"<li{' class=best' if share >= SURE else ''}><b>{html.escape(name)}</b>"
-        f'<span class="track"><i style="width: {share:.1%}"></i></span>'
-        f"<span>{'' if probabilities is None else format(share, '.2%')}</span></li>"
-        for name, share in zip(classes, shares, strict=True)
-    )
-    return (
-        f'<div class="guess" aria-live="polite"><strong>{html.escape(headline)}</strong>'
-        f'<p>{html.escape(detail)}</p></div><ul class="bars" style="--names: {widest}ch">{bars}</ul>'
-    )
-
-
 def _format_images(pixels: np.ndarray, blocks: Sequence[np.ndarray]) -> str:
     side = len(pixels)
-    seen = SEEN.format(round(DIGIT_SHARE * side))
-    figures = _format_figure(f"input: {side} x {side}", enlarge(pixels, SEEN_SIDE))
+    pictures = {f"input: {side} x {side}": enlarge(pixels, SEEN_SIDE)}
     for number, maps in enumerate(blocks, 1):
         count, height, width = maps.shape
         columns = max(LEAST_COLUMNS, math.ceil(math.sqrt(count)))
         sheet = draw_sheet([Tile(tile) for tile in shade(maps)], columns, MAP_SIDE)
-        figures += _format_figure(f"block {number}: {count} maps of {height} x {width}", sheet)
-    return f'<p>{seen} {MAPS if blocks else NO_MAPS}</p><div class="images">{figures}</div>'
-
-
-def _format_figure(caption: str, picture: Image.Image) -> str:
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<figure><figcaption>{caption}</figcaption><img src="{_encode(picture)}" {size} alt=""></figure>'
+        pictures[f"block {number}: {count} maps of {height} x {width}"] = sheet
+    figures = [(caption, _encode(picture), *picture.size) for caption, picture in pictures.items()]
+    return PARTS.images(round(DIGIT_SHARE * side), figures)
 
 
 def _encode(picture: Image.Image) -> str:
@@ -197,7 +160,9 @@ def build_page(trained: "Trained", about: str) -> "gradio.Blocks":
         gr.HTML(f"<h1>cnn-lab</h1><p>{html.escape(about)}</p>", elem_classes="head", **plain)
         with gr.Row():
             with gr.Column(scale=0, min_width=CANVAS):
-                board = gr.HTML("", html_template=BOARD, js_on_load=SCRIPT, apply_default_css=False)
+                board = gr.HTML(
+                    "", html_template=PARTS.board(CANVAS), js_on_load=SCRIPT, apply_default_css=False
+                )
             with gr.Column(min_width=CANVAS):
                 guess = gr.HTML(guess, **plain)
         images = gr.HTML(images, **plain)
@@ -250,7 +215,7 @@ def serve(page: "gradio.Blocks", listener: socket.socket) -> None:
         FastAPI(),
         page,
         path="/",
-        css=CSS,
+        css=COLORS + CSS,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
