@@ -56,6 +56,10 @@ def read_digit(source: str | Path | BinaryIO, side: int, name: str = "") -> Digi
         ConfigError: naming a file that cannot be read, is no picture, is damaged or has too many pixels.
     """
     name = printable(name or str(source))
+    if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+        raise ConfigError(
+            f"{name} is no file: give a picture, or - to read standard input"
+        )  # a pipe may wait
     try:
         content = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
     except OSError as error:

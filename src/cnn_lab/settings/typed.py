@@ -9,8 +9,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
@@ -101,9 +102,15 @@ def explain(error: Exception) -> str:
     return "\n".join(line for line in str(error).splitlines() if not line.startswith("See https://"))
 
 
-def parse(typed: Sequence[str]) -> list[Override]:
-    """Hydra's parsed overrides."""
-    return OverridesParser.create().parse_overrides(list(typed))
+def quote(text: str) -> str:
+    """A value as Hydra's grammar has it: in quotes, unless it is a plain word or path."""
+    plain = re.fullmatch(r"[\w./+-]+", text, re.ASCII)
+    return text if plain else QuotedString(text, Quote.single).with_quotes()
+
+
+def parse(typed: Sequence[str], config_loader: ConfigLoader | None = None) -> list[Override]:
+    """Hydra's parsed overrides; with a `config_loader`, `glob` finds its options."""
+    return OverridesParser.create(config_loader).parse_overrides(list(typed))
 
 
 def _explain_unreadable(override: str) -> str:

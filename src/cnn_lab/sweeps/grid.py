@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.settings.config import list_typed
+from cnn_lab.settings.typed import parse
 from cnn_lab.sweeps.launchers import check_launcher
-from cnn_lab.sweeps.sweep import Sweep, parse
+from cnn_lab.sweeps.sweep import Sweep
 
 
 def sweep_grid(
@@ -52,7 +53,7 @@ def expand(typed: Sequence[str], context: HydraContext) -> dict[str, list[str]]:
         ConfigError: for an interval, of which there are no single values.
     """
     choices: dict[str, list[str]] = {}
-    for override in parse(typed, context):
+    for override in parse(typed, context.config_loader):
         key = override.get_key_element()
         if not override.is_sweep_override():
             choices[key] = [f"{key}={override.get_value_element_as_str()}"]

@@ -23,10 +23,11 @@ from optuna.trial import TrialState
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.settings.config import list_typed
+from cnn_lab.settings.typed import parse
 from cnn_lab.sweeps.job import Job
 from cnn_lab.sweeps.launchers import check_launcher
 from cnn_lab.sweeps.study import RUN, build, open_study, report_epochs
-from cnn_lab.sweeps.sweep import Sweep, parse
+from cnn_lab.sweeps.sweep import Sweep
 
 
 def search(
@@ -39,7 +40,7 @@ def search(
     Raises:
         ConfigError: for a search space, sampler or pruner that is none, before anything is written.
     """
-    overrides = parse(typed, context)
+    overrides = parse(typed, context.config_loader)
     space, fixed = read_space(overrides)
     drawn = {
         item.get_key_element(): item.get_value_string() for item in overrides if item.is_sweep_override()

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
@@ -30,7 +28,7 @@ from cnn_lab.runs.record import replace_file
 from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import check_config, flatten, list_typed
 from cnn_lab.settings.meaning import fingerprint, meaning_of
-from cnn_lab.settings.typed import explain
+from cnn_lab.settings.typed import explain, quote
 from cnn_lab.sweeps.job import STOP, Job, record_failure
 from cnn_lab.sweeps.launchers import arrange_launcher, check_devices, stop_launched
 from cnn_lab.sweeps.report import report_sweep
@@ -183,9 +181,9 @@ class Sweep:
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task_function, config=config
         )
-        directory = f"hydra.sweep.dir={_quote(str(self.path))}"
+        directory = f"hydra.sweep.dir={quote(str(self.path))}"
         overrides = [
-            [*job.overrides, directory, f"hydra.sweep.subdir={_quote(job.path.name)}"] for job in jobs
+            [*job.overrides, directory, f"hydra.sweep.subdir={quote(job.path.name)}"] for job in jobs
         ]
         # One after the other, each in a launch of its own: Hydra keeps what it has composed for a job, 1 MB,
         # until a launch is over. (By name: Hydra executes plugin modules again, so that classes differ.)
@@ -246,8 +244,8 @@ class Sweep:
             for item in list_typed(self.config.hydra.overrides.hydra)
             if not item.startswith("hydra.mode=")
         ]
-        script = shorten(Path(sys.argv[0]).absolute())
-        return shlex.join(["python", script, "-m", *hydra, *kept, f"sweep.resume={shorten(self.path)}"])
+        script, sweep = shorten(Path(sys.argv[0]).absolute()), quote(shorten(self.path))
+        return shlex.join(["python", script, "-m", *hydra, *kept, f"sweep.resume={sweep}"])
 
     def _base_settings(self) -> dict[str, Any]:
         """What the settings that all jobs share say about their results, by dotted key."""
@@ -274,15 +272,5 @@ class Sweep:
                 )
 
 
-def parse(typed: Sequence[str], context: HydraContext) -> list[Override]:
-    """Hydra's parsed overrides."""
-    return OverridesParser.create(config_loader=context.config_loader).parse_overrides(list(typed))
-
-
 def _first_line(text: Any) -> str:
     return str(text).partition("\n")[0]
-
-
-def _quote(text: str) -> str:
-    """As a quoted value of Hydra's grammar."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -6,7 +6,6 @@ Nothing here imports torch.
 import io
 import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from cnn_lab.errors import printable
+from cnn_lab.settings.typed import quote
 from cnn_lab.shapes import Layer
 
 log = logging.getLogger(__name__)
@@ -134,10 +134,7 @@ def type_path(path: Path) -> str:
 
 def type_override(key: str, path: Path) -> str:
     """`key=path` as it is typed in a shell, with the quotes that Hydra's grammar needs."""
-    text = shorten(path)
-    if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
-        text = "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return shlex.quote(f"{key}={text}")
+    return shlex.quote(f"{key}={quote(shorten(path))}")
 
 
 def shorten(path: Path) -> str:
