@@ -12,7 +12,7 @@ from cnn_lab.runs.record import read_rows
 from sequences import Sequences
 
 A_MINUTE = settings(
-    max_examples=6,
+    max_examples=4,
     stateful_step_count=5,
     derandomize=True,
     database=None,
