@@ -273,6 +273,9 @@ class Sequences(RuleBasedStateMachine):
             possible &= not (longer and config["scheduler"]["_target_"] in WITH_AN_END)
             possible &= not (longer and earlier.get("steps", 0) % earlier.get("steps_per_epoch", 1))
         possible &= earlier.get("status") != "completed" or limit in longer
+        if possible and "trainer.max_steps" in longer:
+            saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+            possible = int(longer["trainer.max_steps"]) > saved
         code = self.command("train", f"resume={run}", *type_settings(longer), stop=stop)
         assert (code != 2) == possible, self.said
         assert self.stamp_others([run]) == others

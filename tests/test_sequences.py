@@ -56,7 +56,14 @@ def stop_in_the_last_step_that_is_allowed(state: Sequences) -> None:
     state.resume(run, None)
 
 
+def give_fewer_steps_than_were_taken(state: Sequences) -> None:
+    (run,) = state.train({}, (4, signal.SIGTERM)).values
+    state.go_on(run, {"trainer.max_steps": "1"}, None)
+    assert "steps already; give more" in state.said
+
+
 FOUND = [
+    give_fewer_steps_than_were_taken,
     validate_the_test_images_every_other_epoch,
     try_validation_before_an_epoch_without_it,
     end_before_the_first_validation,

@@ -35,10 +35,9 @@ NUMBER, TEXT = int | float, str | None
 RESULT_TYPES: dict[str, Any] = {
     **dict.fromkeys(("status", "label", "started", "fingerprint", "device", "precision", "host"), str),
     **dict.fromkeys(("error", "traceback", "reason", "git_commit"), TEXT),
-    **dict.fromkeys(("seed", "parameters", "epochs", "steps", "steps_per_epoch", "seconds"), NUMBER),
-    **dict.fromkeys(
-        ("seconds_per_epoch", "samples_per_second", "updated", "test/loss", "test/accuracy"), NUMBER
-    ),
+    **dict.fromkeys(("seed", "parameters", "epochs", "steps", "steps_per_epoch", "checkpoint_step"), NUMBER),
+    **dict.fromkeys(("seconds", "seconds_per_epoch", "samples_per_second", "updated"), NUMBER),
+    **dict.fromkeys(("test/loss", "test/accuracy"), NUMBER),
     "overrides": list,
     "versions": {"cnn_lab": str},
     "dataset": {"name": str},

@@ -96,6 +96,11 @@ def _check_worth(
         raise ConfigError(
             f"trainer.max_epochs={epochs}: {shorten(run_dir)} has {done} epochs already; give more"
         )
+    steps, saved = settings["trainer"].get("max_steps", -1), earlier.get("checkpoint_step", 0)
+    if "trainer.max_steps" in longer and 0 < steps <= saved:
+        raise ConfigError(
+            f"trainer.max_steps={steps}: {shorten(run_dir)} has {saved} steps already; give more"
+        )
     if not (run_dir / LAST_CHECKPOINT).is_file():
         raise ConfigError(
             f"{shorten(run_dir)} has no checkpoint to go on from; start it anew: python scripts/train.py"
