@@ -106,15 +106,16 @@ def is_endless(trainer: Trainer) -> bool:
     return trainer.max_epochs in (None, -1) and trainer.max_steps == -1
 
 
-def check_limits(settings: Mapping[str, Any], data: Any) -> None:
-    """Refuse parts of an epoch that its batches do not have. `data` is set up.
+def check_limits(trainer: Trainer) -> None:
+    """Refuse parts of an epoch that its batches do not have, once the trainer's data module is set up.
 
     Raises:
         ConfigError: for less than one batch, which Lightning would refuse for test images only after
             training.
     """
     for split in ("train", "val", "test"):
-        share, batches = settings.get(f"limit_{split}_batches"), len(getattr(data, f"{split}_dataloader")())
+        share = getattr(trainer, f"limit_{split}_batches")
+        batches = len(getattr(trainer.datamodule, f"{split}_dataloader")())  # type: ignore[attr-defined]
         if isinstance(share, float) and 0 < share * batches < 1:
             raise ConfigError(
                 f"trainer.limit_{split}_batches={share} is less than one of {batches} batches; "

@@ -26,7 +26,7 @@ from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.terminal.display import Display
 from cnn_lab.terminal.logs import claim_lightning_logs
 from cnn_lab.terminal.screen import Screen
-from cnn_lab.trainer import check_limits, is_endless, make_trainer, tune_cpu
+from cnn_lab.trainer import is_endless, make_trainer, tune_cpu
 
 
 def train(
@@ -65,14 +65,12 @@ def train(
     events = EventLogger(run_dir, load_checkpoint(checkpoint)["global_step"] + 1 if checkpoint else None)
     stop = StopRequest()
     own = make_callbacks(config, run, events, stop, screen)
-    settings = keep_precision(config["trainer"], run)
+    settings = run.keep_precision(config["trainer"])
     trainer = make_trainer(settings, logger=events, callbacks=[*own, *callbacks], plugins=[WholeFiles()])
     # Once for what only they refuse, before anything is loaded or written; Lightning asks for them later.
     classifier.build_optimizer(float("inf") if is_endless(trainer) else 100)
 
     with stop, recording(run, config, screen):
-        load(data, is_stored=checkpoint is not None)
-        check_limits(config["trainer"], data)
         fit(trainer, classifier, data, checkpoint)
         if (run_dir / BEST_CHECKPOINT).is_file():
             best = torch.load(run_dir / BEST_CHECKPOINT, map_location="cpu", weights_only=True)
@@ -80,20 +78,6 @@ def train(
         trainer.test(classifier, datamodule=data, verbose=False)
         events.experiment.close()
     return run
-
-
-def keep_precision(settings: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """The trainer's settings, where a run that goes on keeps the precision that "auto" gave it at first."""
-    chosen = settings.get("precision", "auto")
-    return {**settings, "precision": run.result.get("precision", chosen) if chosen == "auto" else chosen}
-
-
-def load(data: LightningDataModule, is_stored: bool) -> None:
-    """Read the images; nothing is downloaded to a folder that only a stored config names."""
-    is_foreign = is_stored and getattr(data, "root", None) not in (None, str(PROJECT / "data"))
-    with refuse_downloads() if is_foreign else nullcontext():
-        data.prepare_data()
-        data.setup("fit")
 
 
 def make_callbacks(
@@ -117,14 +101,18 @@ def make_callbacks(
 def fit(
     trainer: Trainer, classifier: ImageClassifier, data: LightningDataModule, checkpoint: Path | None
 ) -> None:
-    """Train, from `checkpoint` on if there is one.
+    """Read the images and train, from `checkpoint` on if there is one.
+
+    Nothing is downloaded to a folder that only the config of a run that goes on names.
 
     Raises:
         ConfigError: for settings that Lightning refuses once it knows the data and the optimizer.
     """
+    is_foreign = checkpoint and getattr(data, "root", None) not in (None, str(PROJECT / "data"))
     # Lightning takes a run with max_steps for one without epochs, and resumes inside one that has ended.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with refuse_downloads() if is_foreign else nullcontext():
+            trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error

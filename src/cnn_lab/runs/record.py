@@ -75,6 +75,11 @@ class Run:
             self.result = {**kept, **self.result, "started": earlier.get("started", "")}
         self._clock_start = time.perf_counter() - earlier.get("seconds", 0.0)
 
+    def keep_precision(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The trainer's settings, where a run that goes on keeps the precision that it began with."""
+        chosen = settings.get("precision", "auto")
+        return {**settings, "precision": self.result.get("precision", chosen) if chosen == "auto" else chosen}
+
     def keep_epochs(self, count: int) -> None:
         """Drop the rows after the first `count` epochs, which no checkpoint holds."""
         self.rows = self.rows[:count]

@@ -17,7 +17,7 @@ from cnn_lab.errors import CnnLabError
 from cnn_lab.pictures.events import EventLogger, flatten_settings
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
 from cnn_lab.terminal.screen import shorten
-from cnn_lab.trainer import describe_device
+from cnn_lab.trainer import check_limits, describe_device
 
 
 class Recorder(Callback):
@@ -42,7 +42,12 @@ class Recorder(Callback):
         self._random_state: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
-        """Record what the run trains, on what, and where."""
+        """Record what the run trains, on what, and where.
+
+        Raises:
+            ConfigError: for parts of an epoch that its batches do not have.
+        """
+        check_limits(trainer)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.run.update(
             dataset={"name": data.name, "sizes": data.sizes},
