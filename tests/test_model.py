@@ -1,5 +1,6 @@
 import importlib.util
 import itertools
+import json
 import re
 import sys
 from pathlib import Path
@@ -8,7 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from cnn_lab.model import CNN
+from cnn_lab.assembly import make
+from cnn_lab.model import CNN, to_channels_last
+from cnn_lab.resnet import ResNet
+from cnn_lab.settings.config import PROJECT, check_config
+from conftest import compose_config
 
 DIGITS = {"input_shape": (1, 28, 28), "num_classes": 10}
 SPACE = [
@@ -27,7 +32,25 @@ KERNELS = [
     {"strides": [1, 3], "paddings": [0, 2]},
     {"paddings": ["same", 0]},
     {"input_shape": (3, 32, 24), "num_classes": 4},
+    {"head": "average"},
+    {"head": "average", "hidden": [], "input_shape": (3, 32, 32)},
+    *(
+        {"channels": [], "hidden": hidden, "input_shape": shape}
+        for hidden in ([], [12])
+        for shape in ((1, 28, 28), (3, 32, 32))
+    ),
 ]
+PARAMETERS = {  # for 1 x 28 x 28 and for 3 x 32 x 32
+    "model=linear": (7_850, 30_730),
+    "model=mlp": (101_770, 394_634),
+    "model=cnn": (421_642, 545_098),
+    "model=lenet": (61_706, 83_126),
+    "model=lenet model.paddings=0": (44_426, 62_006),
+    "model=alexnet": (1_279_242, 1_739_594),
+    "model=vgg": (585_066, 815_018),
+    "model=resnet": (269_434, 269_722),
+    "model=resnet model.depth=18 model.widths=[64,128,256,512] model.shortcut=conv": (11_172_810, 11_173_962),
+}
 
 
 def article_network() -> nn.Sequential:
@@ -90,7 +113,7 @@ def test_every_network_of_the_space_trains(settings: dict) -> None:
 
 def test_maps_are_channels_last_from_the_first_convolution_on() -> None:
     net = CNN(**DIGITS)
-    convolved = net.blocks[0].conv(net._to_channels_last(torch.randn(8, 1, 28, 28)))
+    convolved = net.blocks[0].conv(to_channels_last(torch.randn(8, 1, 28, 28)))
     assert convolved.stride() == (32 * 28 * 28, 1, 28 * 32, 32)
 
 
@@ -113,8 +136,68 @@ def test_a_number_is_one_hidden_layer() -> None:
     assert "in_features=128, out_features=10" in one
 
 
-def test_the_network_imports_nothing_but_pytorch() -> None:
-    waiting, imported = ["cnn_lab.model"], set()
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=str)
+@pytest.mark.parametrize("typed", PARAMETERS)
+def test_every_network_of_conf_has_its_parameters_and_learns_a_batch(typed: str, shape: tuple) -> None:
+    config = check_config(compose_config(*typed.split(), f"data.input_shape={json.dumps(shape)}"))
+    torch.manual_seed(0)
+    net = make("model", config["model"], nn.Module, input_shape=shape, num_classes=10)
+    count = sum(parameter.numel() for parameter in net.parameters())
+    assert count == PARAMETERS[typed][shape[0] == 3] == sum(layer.parameters for layer in net.layers)
+    images, labels = torch.randn(10, *shape), torch.arange(10)
+    optimizer = torch.optim.Adam(net.parameters())
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # so that the loss falls with every step
+    losses = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        losses.append(nn.functional.cross_entropy(net(images), labels))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert net.eval().embed(images).shape[1] == net.layers[-2].output[0]
+
+
+def test_every_file_of_conf_is_counted() -> None:
+    names = {path.stem for path in (PROJECT / "conf" / "model").glob("*.yaml")}
+    assert names == {typed.split()[0].removeprefix("model=") for typed in PARAMETERS}
+
+
+def test_an_average_head_sees_each_map_as_its_mean() -> None:
+    net = CNN(head="average", hidden=[], **DIGITS)
+    images = torch.randn(4, 1, 28, 28)
+    torch.testing.assert_close(net.embed(images), net.feature_maps(images)[-1].mean(dim=(2, 3)))
+    assert [layer.name for layer in net.layers][-2:] == ["average", "logits"]
+
+
+@pytest.mark.parametrize("shortcut", ["pad", "conv"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 15, 9)], ids=str)
+def test_a_resnet_is_what_its_table_says(shortcut: str, shape: tuple) -> None:
+    net = ResNet(depth=14, widths=[4, 4, 6], shortcut=shortcut, input_shape=shape, num_classes=5)
+    images = torch.randn(3, *shape)
+    maps = net.feature_maps(images)
+    planned = [layer.output for layer in net.layers if "conv 2" in layer.name or layer.name == "stem"]
+    assert [tuple(item.shape[1:]) for item in maps] == [planned[0], *planned[2::2]]
+    assert all(item.is_contiguous(memory_format=torch.channels_last) for item in maps)
+    net(images).square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
+
+
+def test_a_residual_block_without_change_hands_on_what_it_is_given() -> None:
+    net = ResNet(widths=[4, 6], depth=6, **DIGITS)
+    for module in net.stages.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.weight)
+    stem, first, second = net.eval().feature_maps(torch.randn(2, 1, 28, 28))
+    assert torch.equal(first, stem)
+    assert torch.equal(second[:, :4], stem[:, :, ::2, ::2])
+    assert not second[:, 4:].any()
+
+
+@pytest.mark.parametrize("module", ["model", "resnet"])
+def test_the_network_imports_nothing_but_pytorch(module: str) -> None:
+    waiting, imported = [f"cnn_lab.{module}"], set()
     while waiting:
         source = Path(importlib.util.find_spec(waiting.pop()).origin).read_text()
         names = re.findall(r"^(?:from|import) ([\w.]+)", source, re.MULTILINE)

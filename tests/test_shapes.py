@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.shapes import output_size, plan_cnn
+from cnn_lab.shapes import output_size, plan_cnn, plan_resnet
 
 ARTICLE = {
     "channels": [32, 64],
@@ -15,6 +15,7 @@ ARTICLE = {
     "pool": "max",
     "activation": "relu",
     "norm": "none",
+    "head": "flatten",
     "hidden": [128],
     "dropout": 0.5,
     "input_shape": (1, 28, 28),
@@ -69,9 +70,10 @@ def test_the_article_layer_by_layer() -> None:
                 "give the padding as a number"
             ),
         ),
+        ({"head": "mean"}, "model.head=mean is not an option (it can be flatten, average)"),
         (
-            {"channels": []},
-            "model.channels is empty: give the output channels of each block, as in [32,64]",
+            {"channels": [], "pool": ["max"]},
+            "model.pool has 1 values and model.channels 0: give one value for all blocks or one a block",
         ),
         (
             {"strides": [1, 1, 1]},
@@ -96,3 +98,71 @@ def test_impossible_networks_are_refused_by_name(settings: dict, message: str) -
     with pytest.raises(ConfigError) as caught:
         plan_cnn(**{**ARTICLE, **settings})
     assert str(caught.value) == message
+
+
+RESNET = {
+    "depth": 20,
+    "widths": [16, 32, 64],
+    "shortcut": "pad",
+    "input_shape": (1, 28, 28),
+    "num_classes": 10,
+}
+
+
+def test_a_resnet_lists_as_many_layers_with_weights_as_it_is_deep() -> None:
+    for shortcut, more in (("pad", 0), ("conv", 2)):
+        count, layers = plan_resnet(**RESNET | {"shortcut": shortcut})
+        assert count == 3
+        assert sum(layer.parameters > 0 for layer in layers) == 20 + more
+    found = {layer.name: (layer.operation, layer.output, layer.parameters) for layer in layers}
+    assert found["stem"] == ("conv 3x3, batch norm", (16, 28, 28), 16 * 9 + 32)
+    assert found["stage 2 block 1 conv 1"] == (
+        "conv 3x3, stride 2, batch norm",
+        (32, 14, 14),
+        16 * 32 * 9 + 64,
+    )
+    assert found["stage 2 block 1 shortcut"] == ("conv 1x1, stride 2, batch norm", (32, 14, 14), 16 * 32 + 64)
+    assert found["stage 3 block 3 conv 2"] == ("conv 3x3, batch norm", (64, 7, 7), 64 * 64 * 9 + 128)
+    assert found["average"] == ("64 x 7 x 7", (64,), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"depth": 22},
+            "model.depth=22 makes no whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=20",
+        ),
+        (
+            {"depth": 2},
+            "model.depth=2 makes no whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=8",
+        ),
+        ({"depth": 6002}, "model.depth=6002 is out of range: it must be at least 1 and at most 1202"),
+        ({"widths": []}, "model.widths is empty: give the channels of each stage, as in [16,32,64]"),
+        ({"widths": [16, 0, 4]}, "model.widths=0 is out of range: it must be at least 1"),
+        (
+            {"widths": [16, 8, 32]},
+            "model.widths=[16, 8, 32] must not fall where model.shortcut=pad adds maps",
+        ),
+        (
+            {"shortcut": "cov"},
+            "model.shortcut=cov is not an option; did you mean 'conv'? (it can be pad, conv)",
+        ),
+        (
+            {"depth": 16, "widths": [4] * 7},
+            (
+                "model: stage 7 would halve maps of 1 x 1: the network is too deep for its images; "
+                "give at most 6 model.widths"
+            ),
+        ),
+        (
+            {"widths": [2000, 4000, 8000]},
+            "model: this network would have 4,176,270,010 parameters, and 500,000,000 is the most: use ",
+        ),
+    ],
+)
+def test_impossible_resnets_are_refused_by_name(settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_resnet(**RESNET | settings)
+    assert str(caught.value).startswith(message)
+    assert str(caught.value) == message or message.endswith(" use ")

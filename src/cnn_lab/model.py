@@ -16,17 +16,19 @@ POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 class CNN(nn.Module):
     """Blocks of conv -> (norm) -> activation -> (pool), then linear layers with dropout, then logits.
 
-    The defaults are the network of "Visual Machine Learning: From Linear Networks to Convolutional
-    Architectures, part 2": 421,642 parameters, initialised as PyTorch initialises its layers.
+    Without blocks it is a multilayer perceptron, and without hidden layers too a linear classifier. The
+    defaults are the network of "Visual Machine Learning: From Linear Networks to Convolutional Architectures,
+    part 2": 421,642 parameters, initialised as PyTorch initialises its layers.
 
     Args:
-        channels: output channels of each block; its length is the number of blocks.
+        channels: output channels of each block; its length is the number of blocks, which may be 0.
         kernel_sizes: side of the square kernels; like `strides`, `paddings` and `pool`, one value for all
             blocks or a list of one a block.
         paddings: pixels on each side, or "same" for `(kernel - 1) / 2`.
         pool: "max", "avg" or "none" (also `None`): 2 x 2 windows, side by side.
         activation: relu, leaky_relu, elu, gelu, silu or tanh.
         norm: "batch" or "none" (also `None`).
+        head: what becomes of the last maps: "flatten" keeps every value, "average" one number a map.
         hidden: features of each hidden linear layer; one number for one layer, an empty list for none.
         dropout: share of each hidden layer's features that training sets to zero, in [0, 1).
         input_shape: (channels, height, width) of an image.
@@ -47,6 +49,7 @@ class CNN(nn.Module):
         pool: str | Sequence[str | None] | None = "max",
         activation: str = "relu",
         norm: str | None = None,
+        head: str = "flatten",
         hidden: int | Sequence[int] = (128,),
         dropout: float = 0.5,
         *,
@@ -57,12 +60,13 @@ class CNN(nn.Module):
         self.input_shape = tuple(input_shape)
         blocks, self.layers = plan_cnn(
             channels=channels, kernel_sizes=kernel_sizes, strides=strides, paddings=paddings, pool=pool,
-            activation=activation, norm=norm, hidden=hidden, dropout=dropout,
+            activation=activation, norm=norm, head=head, hidden=hidden, dropout=dropout,
             input_shape=input_shape, num_classes=num_classes,
         )  # fmt: skip
         self.blocks = nn.Sequential(*(_make_block(block, activation, norm) for block in blocks))
         *hidden_features, last, logits = (layer.output[0] for layer in self.layers if len(layer.output) == 1)
-        self.head = nn.Sequential(nn.Flatten())
+        average = [nn.AdaptiveAvgPool2d(1)] if head == "average" else []
+        self.head = nn.Sequential(*average, nn.Flatten())
         for inputs, outputs in pairwise([*hidden_features, last]):
             self.head.extend(
                 [nn.Linear(inputs, outputs), getattr(nn, ACTIVATIONS[activation])(), nn.Dropout(dropout)]
@@ -71,28 +75,29 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width), normalised, to logits (batch, classes)."""
-        return self.head(self.blocks(self._to_channels_last(images)))
+        return self.head(self.blocks(to_channels_last(images)))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """What each block makes of images (batch, channels, height, width): (batch, out, height, width)."""
-        maps = [self._to_channels_last(images)]
+        maps = [to_channels_last(images)]
         for block in self.blocks:
             maps.append(block(maps[-1]))
         return maps[1:]
 
     def embed(self, images: Tensor) -> Tensor:
         """What the last linear layer takes of images: (batch, features)."""
-        return self.head[:-1](self.blocks(self._to_channels_last(images)))
+        return self.head[:-1](self.blocks(to_channels_last(images)))
 
-    def _to_channels_last(self, images: Tensor) -> Tensor:
-        """Lay images out as (batch, height, width, channels) in memory, which pools several times faster.
 
-        With one channel both layouts are the same bytes, and PyTorch keeps the one that the strides name;
-        hence the channel is moved, which `.contiguous(memory_format=torch.channels_last)` does not do.
-        """
-        if self.input_shape[0] > 1:
-            return images.contiguous(memory_format=torch.channels_last)
-        return images.contiguous().squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
+def to_channels_last(images: Tensor) -> Tensor:
+    """Lay images (batch, channels, height, width) out in memory with channels last, which pools faster.
+
+    With one channel both layouts are the same bytes, and PyTorch keeps the one that the strides name;
+    hence the channel is moved, which `.contiguous(memory_format=torch.channels_last)` does not do.
+    """
+    if images.shape[1] > 1:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.contiguous().squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
 
 
 def _make_block(block: Block, activation: str, norm: str | None) -> nn.Sequential:

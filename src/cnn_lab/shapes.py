@@ -1,4 +1,4 @@
-"""The arithmetic of a CNN: what size every layer's output has, before any tensor exists.
+"""The arithmetic of networks: what size every layer's output has, before any tensor exists.
 
 It needs no torch, so an impossible network is refused while its settings are read.
 """
@@ -19,9 +19,12 @@ ACTIVATIONS = {  # with PyTorch's name for each
     "tanh": "Tanh",
 }
 NORMS = ("none", "batch")
+HEADS = ("flatten", "average")
+SHORTCUTS = ("pad", "conv")
 POOLS = ("none", "max", "avg")
 POOL_SIZE = 2
 # Far more than any small network has, and within the memory of most machines with what training adds.
+MOST_DEPTH = 1202  # of the residual networks in He et al. 2015
 MOST_PARAMETERS, MOST_VALUES, MOST_MULTIPLY_ADDS = 500_000_000, 20_000_000, 10_000_000_000
 
 T = TypeVar("T")
@@ -68,6 +71,7 @@ def plan_cnn(
     pool: str | Sequence[str | None] | None,
     activation: str,
     norm: str | None,
+    head: str,
     hidden: int | Sequence[int],
     dropout: float,
     input_shape: Sequence[int],
@@ -81,8 +85,6 @@ def plan_cnn(
         ConfigError: for a value that is no option or out of range, for lists of different lengths, for a
             layer that does not fit its input, which it names, and for a network that no machine trains.
     """
-    if not channels:
-        raise ConfigError("model.channels is empty: give the output channels of each block, as in [32,64]")
     per_block = {"kernel_sizes": kernel_sizes, "strides": strides, "paddings": paddings, "pool": pool}
     values = {name: _per_block(name, value, len(channels)) for name, value in per_block.items()}
     numbers = {"channels": channels, **values, "hidden": hidden}
@@ -92,20 +94,21 @@ def plan_cnn(
     check_range("model.dropout", dropout, "[0, 1)")
     _check_option("activation", activation, [*ACTIVATIONS])
     _check_option("norm", norm or "none", NORMS)
+    _check_option("head", head, HEADS)
     values["pool"] = [name or "none" for name in values["pool"]]
     for name in values["pool"]:
         _check_option("pool", name, POOLS)
 
-    inputs = [input_shape[0], *channels[:-1]]
-    blocks = [Block(*settings) for settings in zip(inputs, channels, *values.values(), strict=True)]
+    maps = [input_shape[0], *channels]
+    blocks = [Block(*settings) for settings in zip(maps[:-1], channels, *values.values(), strict=True)]
     layers: list[Layer] = []
     size = (input_shape[1], input_shape[2])
     for number, block in enumerate(blocks, 1):
         rows, size = _block_layers(f"block {number}", block, size, norm or "none")
         layers += rows
 
-    features = channels[-1] * size[0] * size[1]
-    layers.append(Layer("flatten", f"{channels[-1]} x {size[0]} x {size[1]}", (features,)))
+    features = maps[-1] * (size[0] * size[1] if head == "flatten" else 1)
+    layers.append(Layer(head, f"{maps[-1]} x {size[0]} x {size[1]}", (features,)))
     sizes = [*as_list(hidden), num_classes]
     names = [f"hidden {number}" for number in range(1, len(sizes))] + ["logits"]
     for name, outputs in zip(names, sizes, strict=True):
@@ -113,6 +116,72 @@ def plan_cnn(
         features = outputs
     _check_size(layers)
     return blocks, layers
+
+
+def plan_resnet(
+    *, depth: int, widths: Sequence[int], shortcut: str, input_shape: Sequence[int], num_classes: int
+) -> tuple[int, list[Layer]]:
+    """Work out a ResNet from its settings: the blocks in each stage, and every layer with its size and cost.
+
+    The settings are those of `cnn_lab.resnet.ResNet`. Batch norm counts to the convolution before it.
+
+    Raises:
+        ConfigError: for a value that is no option or out of range, for a depth that makes no whole blocks,
+            for stages that would halve a single pixel, and for a network that no machine trains.
+    """
+    count = _count_residual_blocks(depth, widths)
+    _check_option("shortcut", shortcut, SHORTCUTS)
+    channels, *size = input_shape
+    layers = [_norm_conv("stem", channels, widths[0], size)]
+    channels = widths[0]
+    for stage, width in enumerate(widths, 1):
+        if stage > 1 and min(size) == 1:
+            raise ConfigError(
+                f"model: stage {stage} would halve maps of {size[0]} x {size[1]}: the network is too deep "
+                f"for its images; give at most {stage - 1} model.widths"
+            )
+        if shortcut == "pad" and width < channels:
+            raise ConfigError(f"model.widths={list(widths)} must not fall where model.shortcut=pad adds maps")
+        for block in range(1, count + 1):
+            name, stride = f"stage {stage} block {block}", 2 if stage > 1 and block == 1 else 1
+            layers.append(_norm_conv(f"{name} conv 1", channels, width, size, stride=stride))
+            if stride == 2 and shortcut == "conv":
+                layers.append(_norm_conv(f"{name} shortcut", channels, width, size, 1, stride))
+            size = layers[-1].output[1:]
+            layers.append(_norm_conv(f"{name} conv 2", width, width, size))
+            channels = width
+    layers.append(Layer("average", f"{channels} x {size[0]} x {size[1]}", (channels,)))
+    parameters, multiply_adds = (channels + 1) * num_classes, channels * num_classes
+    layers.append(Layer("logits", "linear", (num_classes,), parameters, multiply_adds))
+    _check_size(layers)
+    return count, layers
+
+
+def _count_residual_blocks(depth: int, widths: Sequence[int]) -> int:
+    """Blocks in each stage: the first and last layer aside, each has two convolutions."""
+    if not widths:
+        raise ConfigError("model.widths is empty: give the channels of each stage, as in [16,32,64]")
+    check_range("model.widths", widths, "[1, inf)")
+    check_range("model.depth", depth, f"[1, {MOST_DEPTH}]")
+    step = 2 * len(widths)
+    count = max(1, round((depth - 2) / step))
+    if depth != step * count + 2:
+        raise ConfigError(
+            f"model.depth={depth} makes no whole blocks: with {len(widths)} model.widths it must be "
+            f"{step} * n + 2, as in model.depth={step * count + 2}"
+        )
+    return count
+
+
+def _norm_conv(
+    name: str, inputs: int, outputs: int, size: Sequence[int], kernel: int = 3, stride: int = 1
+) -> Layer:
+    """The row of a convolution without bias that keeps the size but for its stride, with its batch norm."""
+    height, width = (output_size(n, kernel, kernel // 2, stride) for n in size)
+    weights = kernel**2 * inputs * outputs
+    operation = f"conv {kernel}x{kernel}" + (f", stride {stride}" if stride > 1 else "") + ", batch norm"
+    multiply_adds = (weights + outputs) * height * width
+    return Layer(name, operation, (outputs, height, width), weights + 2 * outputs, multiply_adds)
 
 
 def _check_size(layers: Sequence[Layer]) -> None:
@@ -128,7 +197,7 @@ def _check_size(layers: Sequence[Layer]) -> None:
         if count > most:
             raise ConfigError(
                 f"model: this network would have {_count(count)} {what}, and {_count(most)} is the most: use "
-                "fewer channels, a smaller model.hidden, smaller kernels and paddings, or more pooling"
+                "fewer channels and features, smaller kernels and paddings, or more pooling"
             )
 
 

@@ -289,10 +289,12 @@ def test_mistakes_are_told_in_one_message(
 def test_other_networks_and_places_that_cannot_be_written_are_refused(
     network: Trained, tmp_path: Path
 ) -> None:
-    config = {**network.config, "model": {"_target_": "torch.nn.Flatten"}}
-    other = replace(with_net(network, torch.nn.Flatten()), config=config)
-    with pytest.raises(ConfigError, match=r"^explain\.py needs a network with convolutional blocks"):
-        explain(other, tmp_path, tmp_path)
+    shape = {"input_shape": (1, 28, 28), "num_classes": 10}
+    for net in (torch.nn.Flatten(), CNN(channels=[], **shape), CNN(head="average", **shape)):
+        with pytest.raises(
+            ConfigError, match=r"^explain\.py needs a network with convolutional blocks whose maps"
+        ):
+            explain(with_net(network, net), tmp_path, tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(CnnLabError, match=r"file cannot be written: .*; give another --output$"):
         write_page(tmp_path / "file", "explain", "", {})

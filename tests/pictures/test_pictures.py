@@ -122,6 +122,18 @@ def test_other_networks_go_without_kernels_and_maps(tmp_path: Path, monkeypatch:
     assert steps == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 25]
 
 
+def test_any_network_with_convolutions_maps_and_features_shows_them(tmp_path: Path) -> None:
+    settings = check_config(compose_config(
+        *SMALL_DATA, "model=resnet", "model.depth=6", "model.widths=[4,6]", "trainer.accelerator=cpu", "trainer.max_epochs=1",
+        "trainer.limit_train_batches=2", "trainer.log_every_n_steps=1",
+    ))  # fmt: skip
+    train(settings, tmp_path, quiet=True)
+    assert {tag.removeprefix("pictures/") for tag in read_events(tmp_path).Tags()["images"]} == PICTURES | {
+        "block_3"
+    }
+    assert np.loadtxt(tmp_path / "00000" / "last_hidden_layer" / "tensors.tsv").shape == (500, 6)
+
+
 def test_mistakes_are_the_wrong_answers_with_the_highest_probability() -> None:
     mistakes = Mistakes(3)
     generator = torch.Generator().manual_seed(0)

@@ -75,6 +75,12 @@ MISTAKES = {
     "model.kernel_sizes=[3,3,3]": (
         "model.kernel_sizes has 3 values and model.channels 2: give one value for all blocks or one a block"
     ),
+    "model=resnet model.depth=21": (
+        "model.depth=21 makes no whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=20"
+    ),
+    "model=vgg data.input_shape=[1,6,6]": (
+        "model: block 6: a 2x2 pool does not fit its 1x1 input; use fewer blocks or model.pool=none"
+    ),
     "model.pool=maxi": "model.pool=maxi is not an option; did you mean 'max'? (it can be none, max, avg)",
     "model.hidden=[1000000000]": (
         "model: this network would have 3,147,000,018,826 parameters, and 500,000,000 is the most: use "

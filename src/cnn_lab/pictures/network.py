@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnn_lab.classifier import Batch, ImageClassifier
-from cnn_lab.model import CNN
 from cnn_lab.pictures.events import EventLogger
 from cnn_lab.pictures.sheets import Tile, draw_confusion, draw_sheet
 from cnn_lab.pictures.style import ORANGE, shade
@@ -57,8 +56,8 @@ class Pictures(Callback):
     At the start a sample of each class. Then the first layer's kernels and how they changed,
     each block's feature maps of one image, the confusion matrix, the accuracy of each class, the worst
     mistakes, and histograms of the weights and of the gradients of the epoch's last step. At the end the last
-    hidden layer's features of test images. Networks other than `CNN` go without kernels, maps and embedding.
-    Images of three channels are shown in their colours, others by the mean of their channels.
+    hidden layer's features of test images. Networks without convolutions, `feature_maps` or `embed` go
+    without these. Images of three channels are shown in their colours, others by the mean of their channels.
 
     Args:
         every_n_epochs: how often; None for about ten times a run.
@@ -86,10 +85,9 @@ class Pictures(Callback):
             for image, label in zip(images, labels, strict=True)
         ]
         self._show("samples", draw_sheet(tiles, columns=5, side=58, text_size=13), trainer)
-        if isinstance(pl_module.net, CNN):
-            if not len(self._first_kernels):
-                self._first_kernels = _read_kernels(pl_module.net)
-            self._show_kernels(pl_module.net, trainer)
+        if not len(self._first_kernels):
+            self._first_kernels = _read_kernels(pl_module.net)
+        self._show_kernels(pl_module.net, trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """What a run that goes on needs to show how the kernels changed."""
@@ -123,8 +121,8 @@ class Pictures(Callback):
         """Show the network as it is now."""
         if not self._is_due(trainer):
             return
-        if isinstance(pl_module.net, CNN):
-            self._show_kernels(pl_module.net, trainer)
+        self._show_kernels(pl_module.net, trainer)
+        if hasattr(pl_module.net, "feature_maps"):
             self._show_maps(pl_module.net, trainer)
         if sum(trainer.num_val_batches):
             self._show_answers(pl_module, trainer)
@@ -141,7 +139,7 @@ class Pictures(Callback):
     ) -> None:  # type: ignore[override]
         """Gather the features of the first test images."""
         missing = self.embedding - sum(len(parts[0]) for parts in self._embedded)
-        if missing > 0 and isinstance(pl_module.net, CNN):
+        if missing > 0 and hasattr(pl_module.net, "embed"):
             images, labels, guesses = batch[0][:missing], batch[1][:missing], outputs[:missing].argmax(dim=1)
             self._embedded.append([pl_module.net.embed(images), images, labels, guesses])
 
@@ -187,14 +185,16 @@ class Pictures(Callback):
         heading = f"{title}\n{cut}{legend}"
         self._show(name, draw_sheet(tiles, COLUMNS, SIDE, heading, text_size=12), trainer)
 
-    def _show_kernels(self, net: CNN, trainer: Trainer) -> None:
+    def _show_kernels(self, net: nn.Module, trainer: Trainer) -> None:
         kernels = _read_kernels(net)
+        if not len(kernels):
+            return
         size = f"{kernels.shape[-2]} x {kernels.shape[-1]}"
         self._show_values("kernels", kernels, f"{len(kernels)} kernels of {size}", trainer)
         change = kernels - self._first_kernels
         self._show_values("kernels_change", change, "Change since the start", trainer)
 
-    def _show_maps(self, net: CNN, trainer: Trainer) -> None:
+    def _show_maps(self, net: Any, trainer: Trainer) -> None:
         was_training = net.training
         with torch.inference_mode():
             blocks = net.eval().feature_maps(self._example)
@@ -255,7 +255,13 @@ def _to_gray_or_rgb(images: Tensor) -> Tensor:
     return images if images.shape[1] in (1, 3) else images.float().mean(dim=1, keepdim=True).byte()
 
 
-def _read_kernels(net: CNN) -> np.ndarray:
-    """The first layer's kernels: (out, 3, height, width), else (out, height, width), the channels' mean."""
-    kernels = net.blocks[0].conv.weight.detach().float().cpu()  # type: ignore[index,union-attr]
+def _read_kernels(net: nn.Module) -> np.ndarray:
+    """The first convolution's kernels, empty for a network without.
+
+    Of three channels (out, 3, height, width), else their mean (out, height, width).
+    """
+    first = next((layer for layer in net.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None:
+        return np.empty(0)
+    kernels = first.weight.detach().float().cpu()
     return (kernels.clone() if kernels.shape[1] == 3 else kernels.mean(dim=1)).numpy()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier
@@ -42,7 +42,7 @@ class Trained:
     epoch: int
 
     @property
-    def net(self) -> torch.nn.Module:
+    def net(self) -> nn.Module:
         """The plain network."""
         return self.classifier.net
 
@@ -105,16 +105,16 @@ class Trained:
         )
 
     def require_cnn(self, purpose: str) -> CNN:
-        """The network, if it has convolutional blocks.
+        """The network, if it has convolutional blocks whose maps are flattened.
 
         Raises:
-            ConfigError: for another network, naming it and the `purpose` that needs blocks.
+            ConfigError: for another network, naming it and the `purpose` that needs such blocks.
         """
-        if isinstance(self.net, CNN):
+        if isinstance(self.net, CNN) and len(self.net.blocks) and isinstance(self.net.head[0], nn.Flatten):
             return self.net
         raise ConfigError(
-            f"{purpose} needs a network with convolutional blocks (cnn_lab.model.CNN), and {self.path} is a "
-            f"{self.config['model']['_target_']}; give a run of model=cnn or model=lenet"
+            f"{purpose} needs a network with convolutional blocks whose maps are flattened, and {self.path} "
+            f"holds another {self.config['model']['_target_']}; give a run of model=cnn or model=lenet"
         )
 
 

@@ -15,10 +15,11 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from cnn_lab.errors import ConfigError, suggest
 from cnn_lab.settings.groups import check_group, list_nodes, read_parameters, show
 from cnn_lab.settings.signatures import read_signature
-from cnn_lab.shapes import plan_cnn
+from cnn_lab.shapes import plan_cnn, plan_resnet
 
 PROJECT = Path(__file__).resolve().parents[3]
 GROUPS = ("data", "model", "optimizer", "scheduler", "trainer")
+PLANS = {"cnn_lab.model.CNN": plan_cnn, "cnn_lab.resnet.ResNet": plan_resnet}
 MONITORS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
 
 
@@ -204,7 +205,7 @@ def _list_gaps(config: Mapping[str, Any], key: str) -> Iterator[str]:
 
 def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Whether the network fits its images, as far as that is known without building it."""
-    if model["_target_"] != "cnn_lab.model.CNN" or "input_shape" not in data or "classes" not in data:
+    if model["_target_"] not in PLANS or "input_shape" not in data or "classes" not in data:
         return
     if len(data["input_shape"]) != 3:
         raise ConfigError(
@@ -215,4 +216,4 @@ def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     settings = {name: value for name, value in model.items() if not name.startswith("_")}
     if set(settings) != set(read_parameters("model", model["_target_"]) or ()):
         return  # a setting was taken out with ~; the class has a default for it, and checks the rest
-    plan_cnn(**settings, input_shape=data["input_shape"], num_classes=len(data["classes"]))
+    PLANS[model["_target_"]](**settings, input_shape=data["input_shape"], num_classes=len(data["classes"]))
