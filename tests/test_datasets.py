@@ -16,8 +16,9 @@ import pytest
 import torch
 import torchvision
 
-from cnn_lab import datasets
-from cnn_lab.datasets import read_idx, read_mnist, refuse_downloads
+from cnn_lab import datasets, download
+from cnn_lab.datasets import read_idx, read_mnist
+from cnn_lab.download import refuse_downloads
 from cnn_lab.errors import ConfigError, DataError
 from conftest import only_run, read_result, train_command
 from forked import CONTEXT
@@ -168,7 +169,7 @@ def small(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarr
     server.files = {name: gzip.compress(pack_idx(array)) for name, array in values.items()}
     resources = [(name, hash_bytes(content)) for name, content in server.files.items()]
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
-    monkeypatch.setattr(datasets, "DOWNLOAD_PAUSES", (0, 0))
+    monkeypatch.setattr(download, "DOWNLOAD_PAUSES", (0, 0))
     return values
 
 
@@ -255,7 +256,7 @@ def test_a_data_set_that_is_none_is_refused(tmp_path: Path) -> None:
 def shorten_stalls(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where an answer stalls: a busy machine may take its time for the others."""
     if answer in (stall, stay_silent):
-        monkeypatch.setattr(datasets, "DOWNLOAD_STALL", 0.4)
+        monkeypatch.setattr(download, "DOWNLOAD_STALL", 0.4)
 
 
 @pytest.mark.parametrize(
@@ -294,11 +295,12 @@ def test_when_all_fail_the_message_says_what_each_mirror_did(
     with pytest.raises(DataError) as caught:
         read_idx(tmp_path, "FashionMNIST")
     packed, first, second = server.files[IMAGES], f"{server.url}/first/", f"{server.url}/second/"
+    wanted = ", ".join(f"{name} (MD5 {hash_bytes(content)})" for name, content in server.files.items())
     problem = problem.format(rest=len(packed) - 100, md5=hash_bytes(packed), url=first + IMAGES)
     assert str(caught.value) == (
         f"{IMAGES} is not in {raw_folder(tmp_path)} and could not be downloaded "
         f"({first}: {problem}; {second}: 404 Client Error: Not Found for url: {second}{IMAGES}). "
-        "Try again later, or set data.root to where the data are"
+        f"Try again later, or put there: {wanted}"
     )
     assert [path.split("/")[1] for path in server.asked].count("second") == 3
     assert [path.name for path in raw_folder(tmp_path).iterdir()] == [".lock"]
@@ -339,7 +341,7 @@ def test_a_dead_first_mirror_is_asked_once(
 
 
 def test_without_network_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "DOWNLOAD_PAUSES", (0,))
+    monkeypatch.setattr(download, "DOWNLOAD_PAUSES", (0,))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)

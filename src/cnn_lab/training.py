@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.datasets import refuse_downloads
+from cnn_lab.download import refuse_downloads
 from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.events import EventLogger
 from cnn_lab.pictures.network import Pictures

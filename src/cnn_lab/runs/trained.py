@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.datasets import refuse_downloads
+from cnn_lab.download import refuse_downloads
 from cnn_lab.errors import ConfigError, DataError, printable
 from cnn_lab.model import CNN
 from cnn_lab.runs.checkpoints import describe_version, first_line, load_checkpoint
