@@ -65,7 +65,11 @@ def _draw_points(
 ) -> None:
     axes.errorbar(x, *_percentages(settings, metric), markersize=4, capsize=3, **style)
     if min(x) > 0 and max(x) / min(x) >= LOG_RATIO:
+        from matplotlib.ticker import EngFormatter, NullFormatter
+
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # Matplotlib's own would be a formula
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_heat_map(
