@@ -27,7 +27,7 @@ from cnn_lab.model import CNN
 from cnn_lab.runs.record import read_result, read_rows, read_status
 from cnn_lab.runs.resume import WITH_AN_END
 from cnn_lab.runs.trust import read_yaml
-from cnn_lab.settings.config import PROJECT, check_config
+from cnn_lab.settings.config import PROJECT, check_config, flatten
 from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.sweeps.results import collect, compare
 from cnn_lab.training import train
@@ -269,7 +269,7 @@ class Sequences(RuleBasedStateMachine):
         config = check_config(read_yaml(run / "config.yaml")) if (run / "config.yaml").exists() else None
         limit = f"trainer.{earlier.get('ended_by')}"
         possible = (run / "checkpoints" / "last.ckpt").exists() and bool(config)
-        if config and longer != {key: self.settings[run].get(key) for key in longer}:
+        if config and longer != {key: str(flatten(config)[key]) for key in longer}:
             possible &= not (longer and config["scheduler"]["_target_"] in WITH_AN_END)
             possible &= not (longer and earlier.get("steps", 0) % earlier.get("steps_per_epoch", 1))
         possible &= earlier.get("status") != "completed" or limit in longer

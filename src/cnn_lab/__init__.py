@@ -1,6 +1,6 @@
-"""Small convolutional networks on MNIST: PyTorch Lightning for the loop, Hydra for the settings.
+"""Small convolutional networks on small images: PyTorch Lightning for the loop, Hydra for the settings.
 
-Importing this package, and its modules `config`, `shapes`, `runs` and `mnist`, does not import torch.
+On top lie the modules of the lesson, below them rooms with the machinery; README tells which is which.
 """
 
 __version__ = "0.1.0"
