@@ -16,12 +16,11 @@ from cnn_lab.runs.lock import RUN_DIR_VARIABLE, is_helper_process, refuse_other_
 from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, read_result, read_rows, read_start
 from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import GROUPS, PROJECT
+from cnn_lab.settings.meaning import meaning_of
 
 STAMP = "%Y-%m-%d_%H-%M-%S"
 LABEL_LENGTH = 80
 SWEEP_RECORD = "sweep.yaml"  # in the directory of a sweep, and of nothing else
-# These change no network, only where it goes and what is shown of it.
-NO_SETTINGS = ("label", "output_dir", "resume", "sweep", "checkpoint_minutes", "pictures")
 
 
 @contextlib.contextmanager
@@ -82,7 +81,7 @@ def make_label(overrides: Sequence[str]) -> str:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key.startswith(("data.root", "output_dir", "trainer.accelerator", "trainer.devices", "hydra")):
+        if meaning_of(key) in ("place", "hardware") or key.startswith("hydra"):
             continue
         name = key if key in GROUPS else key.rpartition(".")[2]
         words = [value] if key == "experiment" else [name, *re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)]
