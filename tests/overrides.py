@@ -67,7 +67,7 @@ DOWNLOADED = {"data": ["cifar10", "emnist", "emnist_digits", "emnist_letters", "
 TARGETS = [
     "torch.optim.Adam", "torch.optim.LBFGS", "torch.optim.SparseAdam", "torch.optim.Adadelta", "torch.nn.Linear", "torch.nn.Identity",
     "cnn_lab.model.CNN", "cnn_lab.scheduler.step", "os.system", "builtins.print", "torch", "torch.optim", "cnn_lab", "json.dumps",
-    "lightning.pytorch.Trainer", "cnn_lab.data.ImageDataModule", "cnn_lab.datasets.read_mnist", "cnn_lab.datasets.read_idx", "a..b",
+    "lightning.pytorch.Trainer", "cnn_lab.data.ImageDataModule", "cnn_lab.sources.idx.read_mnist", "cnn_lab.sources.idx.read_idx", "a..b",
     ".a", "a.", "..", "pathlib.Path", "datetime.timedelta",
 ]  # fmt: skip
 

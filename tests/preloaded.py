@@ -1,5 +1,5 @@
 """Imported once where the tests' commands are forked from: what each of them would read anew."""
 
-from cnn_lab.datasets import read_mnist
+from cnn_lab.sources.idx import read_mnist
 
 read_mnist()

@@ -7,8 +7,9 @@ import torch
 from torchvision import transforms
 
 from cnn_lab.data import BatchIndices, ImageDataModule, stratified_split
-from cnn_lab.datasets import Split, read_mnist
+from cnn_lab.datasets import Split
 from cnn_lab.errors import ConfigError, DataError
+from cnn_lab.sources.idx import read_mnist
 
 COLOURS = ["red", "green", "blue"]
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
-from cnn_lab.datasets import Split, check_splits
+from cnn_lab.datasets import Split, check_splits, stratified_choice, stratified_split
 from cnn_lab.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class ImageDataModule(LightningDataModule):
         source: returns "train" and "test"; called with `root`, or with nothing where that is None.
         name: what the data set is called.
         input_shape: channels, height, width of each image.
-        classes: their names, in the order of the labels.
+        class_names: in the order of the labels.
         mean, std: of the training images' pixels, in [0, 1], that images are normalised by; one number, or
             one a channel.
         root: folder that the source reads from, and may download to.
@@ -52,7 +52,7 @@ class ImageDataModule(LightningDataModule):
         source: Callable[..., Mapping[str, Split]],
         name: str,
         input_shape: Sequence[int],
-        classes: Sequence[str],
+        class_names: Sequence[str],
         mean: float | Sequence[float],
         std: float | Sequence[float],
         root: str | None = None,
@@ -70,7 +70,7 @@ class ImageDataModule(LightningDataModule):
         self.source = source
         self.name = name
         self.input_shape = tuple(input_shape)
-        self.classes = list(classes)
+        self.classes = list(class_names)
         self.num_classes = len(self.classes)
         self.mean = mean
         self.std = std
@@ -259,37 +259,6 @@ class BatchIndices(SequentialSampler):
         if self.shuffle:
             return math.ceil(size / self.world_size)
         return len(range(self.rank, size, self.world_size))
-
-
-def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of all but `size` items, and of `size` items in which every class has its share (to one item).
-
-    The same for the same labels, size and seed, on every machine.
-    """
-    generator = np.random.default_rng(seed)
-    classes, counts = np.unique(labels, return_counts=True)
-    shares = counts * size / len(labels)
-    quotas = np.floor(shares).astype(int)
-    largest_remainders = np.argsort(quotas - shares, kind="stable")
-    quotas[largest_remainders[: size - quotas.sum()]] += 1
-    chosen = np.zeros(len(labels), dtype=bool)
-    for value, quota in zip(classes, quotas, strict=True):
-        members = np.flatnonzero(labels == value)
-        chosen[generator.permutation(members)[:quota]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-def stratified_choice(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Indices, ascending, of `size` items in which every class has its share (to one item).
-
-    The same on every machine; a smaller choice of the same labels and seed is contained in a larger one.
-    """
-    generator = np.random.default_rng(seed)
-    turns = np.empty(len(labels))
-    for value in np.unique(labels):
-        members = np.flatnonzero(labels == value)
-        turns[generator.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(np.argsort(turns, kind="stable")[:size])
 
 
 def _one_a_channel(name: str, value: float | Sequence[float], channels: int) -> list[float]:

@@ -123,7 +123,7 @@ def plan_resnet(
 ) -> tuple[int, list[Layer]]:
     """Work out a ResNet from its settings: the blocks in each stage, and every layer with its size and cost.
 
-    The settings are those of `cnn_lab.resnet.ResNet`. Batch norm counts to the convolution before it.
+    The settings are those of `cnn_lab.model.ResNet`. Batch norm counts to the convolution before it.
 
     Raises:
         ConfigError: for a value that is no option or out of range, for a depth that makes no whole blocks,

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.download import refuse_downloads
 from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.events import EventLogger
 from cnn_lab.pictures.network import Pictures
@@ -23,6 +22,7 @@ from cnn_lab.runs.recorder import Recorder
 from cnn_lab.runs.stopping import StopRequest
 from cnn_lab.settings.config import PROJECT
 from cnn_lab.settings.meaning import fingerprint
+from cnn_lab.sources.download import refuse_downloads
 from cnn_lab.terminal.display import Display
 from cnn_lab.terminal.logs import claim_lightning_logs
 from cnn_lab.terminal.screen import Screen

@@ -16,7 +16,6 @@ from markupsafe import escape
 from PIL import Image
 from torch.nn import functional as F
 
-from cnn_lab.datasets import read_mnist
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.explain import animation, arithmetic, drawings
 from cnn_lab.explain.explain import explain, find_test_image, write_page
@@ -26,6 +25,7 @@ from cnn_lab.explain.story import Slide, Story, tell_story
 from cnn_lab.model import CNN
 from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.shapes import output_size
+from cnn_lab.sources.idx import read_mnist
 from conftest import TrainedRun, open_browser, run_script
 
 PICTURES = {

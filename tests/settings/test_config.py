@@ -83,7 +83,7 @@ def test_every_experiment_composes_and_opens_with_its_command_and_its_cost(optio
 def test_experiment_article_is_the_article() -> None:
     settings = check_config(compose_config("experiment=article"))
     data, model, optimizer, trainer = (settings[name] for name in ("data", "model", "optimizer", "trainer"))
-    assert data["source"]["_target_"] == "cnn_lab.datasets.read_mnist"
+    assert data["source"]["_target_"] == "cnn_lab.sources.idx.read_mnist"
     assert [data[name] for name in ("batch_size", "train_size", "val_size", "test_each_epoch", "mean", "std")] == [
         64, None, 0, True, 0.1307, 0.3081
     ]  # fmt: skip

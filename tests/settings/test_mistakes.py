@@ -68,9 +68,9 @@ MISTAKES = {
         "trainer.accumulate_grad_batches=1000000000000000000000 is out of range: it must have at most 18 digits"
     ),
     "trainer.max_epochs=0": "trainer.max_epochs=0 is out of range: it must be at least 1, or -1 for no limit",
-    "data.root=.": "data.root=. has no use: cnn_lab.datasets.read_mnist reads no folder; leave it out",
+    "data.root=.": "data.root=. has no use: cnn_lab.sources.idx.read_mnist reads no folder; leave it out",
     "data=fashion_mnist data.root=null": (
-        "data.root is missing: cnn_lab.datasets.read_idx needs the folder of the images"
+        "data.root is missing: cnn_lab.sources.idx.read_idx needs the folder of the images"
     ),
     "model.kernel_sizes=[3,3,3]": (
         "model.kernel_sizes has 3 values and model.channels 2: give one value for all blocks or one a block"

@@ -18,10 +18,10 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cnn_lab.datasets import read_mnist
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.directory import find_run
 from cnn_lab.settings.config import PROJECT
+from cnn_lab.sources.idx import read_mnist
 from conftest import (
     ENVIRONMENT,
     TrainedRun,

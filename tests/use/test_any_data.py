@@ -14,11 +14,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from cnn_lab.datasets import Split, read_idx
+from cnn_lab.datasets import Split
 from cnn_lab.errors import ConfigError, DataError
 from cnn_lab.explain.explain import explain
 from cnn_lab.runs.trained import load_trained
 from cnn_lab.settings.config import check_config
+from cnn_lab.sources.idx import read_idx
 from cnn_lab.training import train
 from cnn_lab.use.drawing import build_page
 from cnn_lab.use.evaluation import evaluate
@@ -28,7 +29,7 @@ from conftest import ENVIRONMENT, compose_config, read_result
 CLASSES = ["T-shirt/top", "<b>green", "blue", "black"]  # the last one has no test images
 SIZE = (3, 12, 16)
 SETTINGS = [
-    "data.name=Colours", "data.input_shape=[3,12,16]", f"data.classes={json.dumps(CLASSES)}",
+    "data.name=Colours", "data.input_shape=[3,12,16]", f"data.class_names={json.dumps(CLASSES)}",
     "data.mean=[0.3,0.3,0.2]", "data.std=[0.3,0.3,0.25]", "data.val_size=20", "data.batch_size=16",
     "model.channels=[8,8]", "model.hidden=[16]", "model.dropout=0", "optimizer.lr=0.01",
     "trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=1",
@@ -74,7 +75,7 @@ class Colours:
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Colours:
     path = tmp_path_factory.mktemp("colours")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cnn_lab.datasets.read_mnist", read_colours)
+        patch.setattr("cnn_lab.sources.idx.read_mnist", read_colours)
         overrides = ["optimizer.lr=0.01", "model.channels=[8,8]"]
         train(check_config(compose_config(*SETTINGS)), path, overrides=overrides, quiet=True)
     return Colours(path, EventAccumulator(str(path), size_guidance={"images": 0}).Reload())
@@ -82,7 +83,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Colours:
 
 @pytest.fixture(autouse=True)
 def source(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnn_lab.datasets.read_mnist", read_colours)
+    monkeypatch.setattr("cnn_lab.sources.idx.read_mnist", read_colours)
 
 
 def test_it_is_measured_and_a_class_without_images_has_no_accuracy(colours: Colours) -> None:

@@ -14,11 +14,11 @@ import torch
 
 import cnn_lab.use.export
 from cnn_lab.assembly import assemble
-from cnn_lab.datasets import read_mnist
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.settings.extras import install_hint
+from cnn_lab.sources.idx import read_mnist
 from cnn_lab.use.export import FILES, TOLERANCE, compare, describe, export, open_file, serialise
 from conftest import TrainedRun, compose_config, run_script
 

@@ -10,10 +10,10 @@ from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from cnn_lab.datasets import read_mnist
 from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.digits import find_digit, read_digit
 from cnn_lab.runs.trained import Trained, load_trained
+from cnn_lab.sources.idx import read_mnist
 from cnn_lab.use.prediction import draw_predictions, predict, read_pictures
 from conftest import TrainedRun, run_script
 

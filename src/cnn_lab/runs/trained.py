@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.download import refuse_downloads
 from cnn_lab.errors import ConfigError, DataError, printable
 from cnn_lab.model import CNN
 from cnn_lab.runs.checkpoints import describe_version, first_line, load_checkpoint
 from cnn_lab.settings.config import PROJECT
+from cnn_lab.sources.download import refuse_downloads
 from cnn_lab.terminal.logs import claim_lightning_logs
 from cnn_lab.trainer import tune_cpu
 

@@ -19,7 +19,7 @@ from cnn_lab.shapes import plan_cnn, plan_resnet
 
 PROJECT = Path(__file__).resolve().parents[3]
 GROUPS = ("data", "model", "optimizer", "scheduler", "trainer")
-PLANS = {"cnn_lab.model.CNN": plan_cnn, "cnn_lab.resnet.ResNet": plan_resnet}
+PLANS = {"cnn_lab.model.CNN": plan_cnn, "cnn_lab.model.ResNet": plan_resnet}
 MONITORS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
 
 
@@ -205,15 +205,17 @@ def _list_gaps(config: Mapping[str, Any], key: str) -> Iterator[str]:
 
 def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Whether the network fits its images, as far as that is known without building it."""
-    if model["_target_"] not in PLANS or "input_shape" not in data or "classes" not in data:
+    if model["_target_"] not in PLANS or "input_shape" not in data or "class_names" not in data:
         return
     if len(data["input_shape"]) != 3:
         raise ConfigError(
             f"data.input_shape={show(data['input_shape'])} must be channels, height, width, as in [1,28,28]"
         )
-    if len(data["classes"]) < 2:
-        raise ConfigError(f"data.classes={show(data['classes'])} must name two classes at least")
+    if len(data["class_names"]) < 2:
+        raise ConfigError(f"data.class_names={show(data['class_names'])} must name two classes at least")
     settings = {name: value for name, value in model.items() if not name.startswith("_")}
     if set(settings) != set(read_parameters("model", model["_target_"]) or ()):
         return  # a setting was taken out with ~; the class has a default for it, and checks the rest
-    PLANS[model["_target_"]](**settings, input_shape=data["input_shape"], num_classes=len(data["classes"]))
+    PLANS[model["_target_"]](
+        **settings, input_shape=data["input_shape"], num_classes=len(data["class_names"])
+    )

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_datasets import hash_bytes, pack_idx
 
-from cnn_lab import datasets, download
-from cnn_lab.datasets import ArrayUnpickler, read_cifar10, read_emnist
 from cnn_lab.errors import ConfigError, DataError
 from cnn_lab.settings.config import check_config
+from cnn_lab.sources import cifar, download, idx
+from cnn_lab.sources.cifar import ArrayUnpickler, read_cifar10
+from cnn_lab.sources.idx import read_emnist
 from cnn_lab.training import train
 from conftest import compose_config, read_result
-from test_datasets import hash_bytes, pack_idx
 
 GENERATOR = np.random.default_rng(0)
 KINDS = ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
@@ -44,7 +45,7 @@ def write_emnist(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[
         for split, own in arrays.items():
             for kind, values in zip(KINDS, own, strict=True):
                 archive.writestr(f"gzip/emnist-{split}-{kind}-ubyte.gz", gzip.compress(pack_idx(values)))
-    monkeypatch.setattr(datasets, "EMNIST_ZIP", ("gzip.zip", hash_bytes((raw / "gzip.zip").read_bytes())))
+    monkeypatch.setattr(idx, "EMNIST_ZIP", ("gzip.zip", hash_bytes((raw / "gzip.zip").read_bytes())))
     return arrays
 
 
@@ -80,7 +81,7 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr(datasets, "CIFAR10_TAR", (path.name, hash_bytes(path.read_bytes())))
+    monkeypatch.setattr(cifar, "CIFAR10_TAR", (path.name, hash_bytes(path.read_bytes())))
     return batches
 
 
@@ -217,7 +218,7 @@ def test_a_run_on_each(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = read_result(tmp_path / "run")
     assert result["status"] == "completed"
     images = {"cifar10": (50, 10)}.get(
-        option, (2 * len(config["data"]["classes"]), len(config["data"]["classes"]))
+        option, (2 * len(config["data"]["class_names"]), len(config["data"]["class_names"]))
     )
     assert result["dataset"]["sizes"] == {"train": images[0] - 10, "val": 10, "test": images[1]}
 
@@ -227,11 +228,11 @@ def test_mean_and_std_are_those_of_the_training_images(option: str, tmp_path: Pa
     """MNIST's, and Fashion-MNIST's where Debian's package has them."""
     data = check_config(compose_config(f"data={option}"))["data"]
     if option == "mnist":
-        images = datasets.read_mnist()["train"].images
+        images = idx.read_mnist()["train"].images
     else:
         (tmp_path / "FashionMNIST").mkdir()
         (tmp_path / "FashionMNIST" / "raw").symlink_to(DEBIAN)
-        images = datasets.read_idx(tmp_path, "FashionMNIST")["train"].images
+        images = idx.read_idx(tmp_path, "FashionMNIST")["train"].images
     values = images.double().div(255).transpose(0, 1).flatten(1)
     for name, measured in (("mean", values.mean(dim=1)), ("std", values.std(dim=1))):
         stated = data[name] if isinstance(data[name], list) else [data[name]]

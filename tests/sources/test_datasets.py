@@ -16,10 +16,10 @@ import pytest
 import torch
 import torchvision
 
-from cnn_lab import datasets, download
-from cnn_lab.datasets import read_idx, read_mnist
-from cnn_lab.download import refuse_downloads
 from cnn_lab.errors import ConfigError, DataError
+from cnn_lab.sources import download, idx
+from cnn_lab.sources.download import refuse_downloads
+from cnn_lab.sources.idx import read_idx, read_mnist
 from conftest import only_run, read_result, train_command
 from forked import CONTEXT
 
@@ -157,7 +157,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def use_mirrors(monkeypatch: pytest.MonkeyPatch, own: str, *others: str) -> None:
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [own])
-    monkeypatch.setattr(datasets, "MORE_MIRRORS", {"FashionMNIST": list(others)})
+    monkeypatch.setattr(idx, "MORE_MIRRORS", {"FashionMNIST": list(others)})
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def assert_read(root: Path, small: dict[str, np.ndarray], dataset: str = "Fashio
         assert torch.equal(array, torch.from_numpy(expected))
 
 
-@pytest.mark.parametrize("dataset", datasets.IDX_DATASETS)
+@pytest.mark.parametrize("dataset", idx.IDX_DATASETS)
 def test_files_are_read_where_they_lie_plain_or_gzipped(
     server: Server, small: dict, tmp_path: Path, dataset: str
 ) -> None:
@@ -347,7 +347,7 @@ def test_without_network_the_message_says_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(DataError) as caught:
         read_idx(tmp_path, "FashionMNIST")
-    mirrors = (*torchvision.datasets.FashionMNIST.mirrors, *datasets.MORE_MIRRORS["FashionMNIST"])
+    mirrors = (*torchvision.datasets.FashionMNIST.mirrors, *idx.MORE_MIRRORS["FashionMNIST"])
     reasons = "; ".join(f"{mirror}: [Errno 111] Connection refused" for mirror in mirrors)
     assert f"could not be downloaded ({reasons})" in str(caught.value)
 
