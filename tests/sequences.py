@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,12 @@ class Sequences(RuleBasedStateMachine):
         before, environment, argv = stamp(self.outputs), dict(os.environ), sys.argv
         sys.argv = [str(PROJECT / "scripts" / f"{script}.py"), *arguments]
         out, code = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), 0
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), stopping(stop, self.outputs):
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(out),
+            stopping(stop, self.outputs),
+            warnings.catch_warnings(record=True),  # a command sets filters, which are its process's own
+        ):
             try:
                 runpy.run_path(sys.argv[0], run_name="__main__")
             except SystemExit as ended:
@@ -272,7 +278,8 @@ class Sequences(RuleBasedStateMachine):
         if config and longer != {key: str(flatten(config)[key]) for key in longer}:
             possible &= not (longer and config["scheduler"]["_target_"] in WITH_AN_END)
             possible &= not (longer and earlier.get("steps", 0) % earlier.get("steps_per_epoch", 1))
-        possible &= earlier.get("status") != "completed" or limit in longer
+        has_ended = earlier.get("status") == "completed" or (longer and "ended_by" in earlier)
+        possible &= not has_ended or limit in longer
         if possible and "trainer.max_steps" in longer:
             saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
             possible = int(longer["trainer.max_steps"]) > saved

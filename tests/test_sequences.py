@@ -62,7 +62,16 @@ def give_fewer_steps_than_were_taken(state: Sequences) -> None:
     assert "steps already; give more" in state.said
 
 
+def give_more_steps_to_a_run_that_was_stopped_in_its_test(state: Sequences) -> None:
+    (run,) = state.train({}, (13, signal.SIGINT)).values
+    state.go_on(run, {"trainer.max_steps": "9"}, None)
+    assert "to train it for longer, add trainer.max_epochs=4, say" in state.said
+    state.go_on(run, {"trainer.max_epochs": "3"}, (1, signal.SIGTERM))
+    state.resume(run, None)
+
+
 FOUND = [
+    give_more_steps_to_a_run_that_was_stopped_in_its_test,
     give_fewer_steps_than_were_taken,
     validate_the_test_images_every_other_epoch,
     try_validation_before_an_epoch_without_it,

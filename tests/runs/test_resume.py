@@ -218,7 +218,7 @@ def test_a_finished_run_says_so_and_can_be_trained_for_longer(outputs: Path) -> 
     again = train_command(f"resume={run}")
     assert again.returncode == 2
     assert again.stderr == (
-        f"Error: {run} is completed (4 epochs): there is nothing to go on with; "
+        f"Error: {run} has nothing left to train (4 epochs are done); "
         "to train it for longer, add trainer.max_epochs=8, say\n"
     )
 

@@ -107,6 +107,7 @@ class Checkpoints(Checkpoint):
             raise CnnLabError(self.recorder.describe_divergence(trainer, "a weight is not finite"))
         trainer.save_checkpoint(self.recorder.run.path / LAST_CHECKPOINT)
         self._last_time = time.monotonic()
+        self.recorder.run.result.pop("ended_by", None)  # of a run that is trained for longer
         self.recorder.run.update(checkpoint_step=trainer.global_step)
         if signal:
             raise RunInterrupted(signal)

@@ -28,7 +28,7 @@ from cnn_lab.settings.config import PROJECT
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
 ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
-OF_THE_END = ("signal", "reason", "traceback", "ended_by")  # which a run that goes on has not reached yet
+OF_THE_END = ("signal", "reason", "traceback")  # which a run that goes on has not reached yet
 SILENCE = 1_200  # seconds after which a run of another machine counts as interrupted: four checkpoints
 NUMBER, TEXT = int | float, str | None
 # What others rely on in result.json; what a stranger's has of another type is left out.

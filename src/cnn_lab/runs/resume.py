@@ -90,7 +90,7 @@ def _check_worth(
 ) -> None:
     """Refuse to go on where there is nothing to go on from, or nothing left to do."""
     epochs, done = settings["trainer"].get("max_epochs"), earlier.get("epochs", 0)
-    if earlier.get("status") == "completed":
+    if earlier.get("status") == "completed" or (longer and "ended_by" in earlier):
         _check_extension(run_dir, earlier.get("ended_by"), done, longer)
     if "trainer.max_epochs" in longer and epochs is not None and 0 < epochs <= done:
         raise ConfigError(
@@ -118,7 +118,7 @@ def _check_worth(
 
 
 def _check_extension(run_dir: Path, ended_by: str | None, done: int, longer: Sequence[str]) -> None:
-    """Refuse to train a completed run for longer where what ended it still would."""
+    """Refuse to train a run for longer where what ended its training still would."""
     if ended_by == "early_stopping":
         raise ConfigError(
             f"{shorten(run_dir)} was ended by early stopping after {done} epochs, and would be again; start "
@@ -128,6 +128,6 @@ def _check_extension(run_dir: Path, ended_by: str | None, done: int, longer: Seq
     if limit not in longer:
         more = f"{limit}={2 * done}" if limit == "trainer.max_epochs" else f"a larger {limit}"
         raise ConfigError(
-            f"{shorten(run_dir)} is completed ({done} epochs): there is nothing to go on with; "
+            f"{shorten(run_dir)} has nothing left to train ({done} epochs are done); "
             f"to train it for longer, add {more}, say"
         )
