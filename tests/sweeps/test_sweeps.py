@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,8 +223,10 @@ def test_the_memory_of_a_sweep_stays_flat() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_resumed_sweep_repeats_nothing_that_is_done_or_refused(swept: tuple[Any, Path]) -> None:
-    _, sweep = swept
+def test_a_sweep_that_was_moved_repeats_nothing_that_is_done_or_refused(
+    swept: tuple[Any, Path], tmp_path: Path
+) -> None:
+    sweep = only_sweep(shutil.copytree(swept[1].parents[1], tmp_path / "moved"))
     before = {name: run["started"] for name, run in read_runs(sweep).items()}
     done = train_command("-m", *SWEPT, f"output_dir={sweep.parents[1]}", "sweep.resume=latest")
     assert {name: run["started"] for name, run in read_runs(sweep).items()} == before

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from cnn_lab.settings.config import PROJECT
 from cnn_lab.sources.idx import read_mnist
 from conftest import (
     ENVIRONMENT,
+    SMALL_DATA,
     TrainedRun,
     only_run,
     read_result,
@@ -348,6 +350,39 @@ def test_two_processes_train_together_into_one_directory(tmp_path: Path) -> None
     measured = json.loads(run_script("evaluate.py", str(run), "--json").stdout)
     assert measured["accuracy"] == pytest.approx(read_result(run)["test/accuracy"], abs=0.005)
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_inside_an_epoch_measure_all_of_it(tmp_path: Path) -> None:
+    typed = [
+        *SMALL_DATA,
+        "model.channels=[2,4]",
+        "model.dropout=0.3",
+        "pictures.enabled=false",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.max_epochs=3",
+        "checkpoint_minutes=1e-9",
+    ]
+    whole = train_command(*typed, f"output_dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    process = start_script("train.py", *typed, f"output_dir={tmp_path / 'killed'}", start_new_session=True)
+    while not any(
+        read_result(path.parent).get("checkpoint_step") for path in tmp_path.glob("killed/runs/*/result.json")
+    ):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    killed, never_stopped = only_run(tmp_path / "killed"), only_run(tmp_path / "whole")
+    done = train_command(f"resume={killed}")
+    assert done.returncode == 0, done.stderr
+    rows, expected = (
+        [{key: row[key] for key in row if key != "seconds"} for row in read_rows(run)]
+        for run in (killed, never_stopped)
+    )
+    assert rows == expected
+    assert read_result(killed)["resumed"][0]["after_step"] % int(rows[0]["step"])  # inside an epoch
 
 
 def test_a_label_names_the_directory_and_never_leads_out_of_it(tmp_path: Path) -> None:
