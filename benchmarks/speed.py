@@ -1,9 +1,10 @@
 """Time this project against the article's own loop and against a bare loop, and its start-up.
 
-    python benchmarks/speed.py [--accelerator gpu] [--rounds 3] [--output FILE]
+    python benchmarks/speed.py [epochs] [networks] [starts] [--accelerator gpu] [--rounds 3] [--output FILE]
 
 Every round runs one epoch of each contender in turn, 60,000 training and 10,000 test images, each in a
-process of its own. The tables have medians over the rounds: of the seconds, and of the ratios within a round.
+process of its own; of the larger networks 3,000 and 1,000 made-up images of 3 x 32 x 32. The tables have medians
+over the rounds: of the seconds, and of the ratios within a round.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from torchvision import datasets, transforms
 
 from cnn_lab.assembly import assemble
 from cnn_lab.data import BatchIndices
+from cnn_lab.datasets import Split
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.sources.idx import read_mnist
 from cnn_lab.terminal.logs import hold_logs
@@ -105,19 +107,31 @@ def time_article(accelerator: str) -> float:
     return time.perf_counter() - start
 
 
-def compose_article(accelerator: str, precision: str) -> dict[str, Any]:
-    """The settings of one epoch of `experiment=article`."""
+@functools.cache
+def read_noise(root: str) -> dict[str, Split]:
+    """Made-up images in the shape of CIFAR-10's."""
+    sizes = {"train": 3_000, "test": 1_000}
+    return {
+        name: Split(torch.randint(256, (size, 3, 32, 32)).byte(), torch.arange(size) % 10)
+        for name, size in sizes.items()
+    }
+
+
+def compose_epoch(accelerator: str, precision: str, network: str) -> dict[str, Any]:
+    """The settings of one epoch of `experiment=article`, of another network on made-up images."""
+    overrides = ["experiment=article", "trainer.max_epochs=1", f"model={network}"]
+    overrides += [f"trainer.accelerator={accelerator}", f"trainer.precision={precision}"]
+    if network != "cnn":
+        overrides += ["data=cifar10", "data.source._target_=speed.read_noise"]
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        overrides = ["experiment=article", "trainer.max_epochs=1"]
-        overrides += [f"trainer.accelerator={accelerator}", f"trainer.precision={precision}"]
         return check_config(compose("train", overrides))
 
 
-def time_bare(accelerator: str, precision: str) -> float:
+def time_bare(accelerator: str, precision: str, network: str = "cnn") -> float:
     """This project's operations in a plain loop, without Lightning."""
     tune_cpu()
     device = find_device(accelerator)
-    data, classifier = assemble(compose_article(accelerator, precision))
+    data, classifier = assemble(compose_epoch(accelerator, precision, network))
     data.setup()
     net = classifier.net.to(device)
     optimizer = classifier.make_optimizer(net.parameters())
@@ -153,11 +167,11 @@ def time_bare(accelerator: str, precision: str) -> float:
     return time.perf_counter() - start
 
 
-def time_ours(accelerator: str, precision: str) -> float:
-    """An epoch of `experiment=article`, as its metrics.csv has it."""
+def time_ours(accelerator: str, precision: str, network: str = "cnn") -> float:
+    """An epoch as its metrics.csv has it."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         hold_logs()
-        run = train(compose_article(accelerator, precision), Path(folder))
+        run = train(compose_epoch(accelerator, precision, network), Path(folder))
         hold_logs()
     return run.rows[0]["seconds"]
 
@@ -179,16 +193,35 @@ print("\\n" + str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), end="
 """
 
 
-def compare_epochs(accelerator: str, rounds: int) -> list[str]:
-    """The epoch table, as lines of Markdown."""
-    chosen = choose_hardware({"accelerator": accelerator, "precision": "auto"})
-    names = [name for name in CONTENDERS if "bf16" not in name or chosen["precision"] == "bf16-mixed"]
+def time_contenders(names: Sequence[str], accelerator: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names:
             _, _, output = run_script(__file__, "--accelerator", accelerator, "--time", name)
             seconds[name].append(float(output))
             print(f"round {number + 1}: {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def compare_networks(accelerator: str, rounds: int) -> list[str]:
+    """The table of larger networks on made-up images, as lines of Markdown."""
+    seconds = time_contenders(list(NETWORKS), accelerator, rounds)
+    lines = ["| one epoch | bare loop, s | cnn-lab, s | Lightning's share |", "|---|---|---|---|"]
+    for network in ("vgg", "resnet"):
+        bare, ours = (seconds[f"{network}, {loop}"] for loop in ("bare loop", "cnn-lab"))
+        share = statistics.median(a / b - 1 for a, b in zip(ours, bare, strict=True))
+        lines.append(
+            f"| {network} | {statistics.median(bare):.2f} | {statistics.median(ours):.2f} | {share:.1%} |"
+        )
+    return lines
+
+
+def compare_epochs(accelerator: str, rounds: int) -> list[str]:
+    """The epoch table, as lines of Markdown."""
+    chosen = choose_hardware({"accelerator": accelerator, "precision": "auto"})
+    names = [name for name in CONTENDERS if "bf16" not in name or chosen["precision"] == "bf16-mixed"]
+    seconds = time_contenders(names, accelerator, rounds)
     lines = ["| one epoch | seconds | times as fast as the article's loop |", "|---|---|---|"]
     for name, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds[names[0]], values, strict=True))
@@ -207,6 +240,11 @@ CONTENDERS: dict[str, Callable[[str], float]] = {
     "cnn-lab, float32": functools.partial(time_ours, precision="32-true"),
     "bare loop, bf16": functools.partial(time_bare, precision="bf16-mixed"),
     "cnn-lab, bf16": functools.partial(time_ours, precision="bf16-mixed"),
+}
+NETWORKS: dict[str, Callable[[str], float]] = {
+    f"{network}, {loop}": functools.partial(time, precision="32-true", network=network)
+    for network in ("vgg", "resnet")
+    for loop, time in (("bare loop", time_bare), ("cnn-lab", time_ours))
 }
 
 
@@ -230,22 +268,26 @@ def measure_starts(accelerator: str, rounds: int) -> list[str]:
     return lines
 
 
+PARTS = {"epochs": compare_epochs, "networks": compare_networks, "starts": measure_starts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="|".join(PARTS), help="only these")
     parser.add_argument("--accelerator", default="cpu", help="cpu or gpu (default: cpu)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     parser.add_argument(
-        "--time", choices=CONTENDERS, help="only time one epoch of this, and print the seconds"
+        "--time", choices=CONTENDERS | NETWORKS, help="only time one epoch of this, and print the seconds"
     )
     arguments = parser.parse_args()
     if arguments.time:
-        print(CONTENDERS[arguments.time](arguments.accelerator))
+        print((CONTENDERS | NETWORKS)[arguments.time](arguments.accelerator))
         return
-    epochs = compare_epochs(arguments.accelerator, arguments.rounds)
-    text = "\n".join([*epochs, "", *measure_starts(arguments.accelerator, arguments.rounds)]) + "\n"
+    parts = [PARTS[name](arguments.accelerator, arguments.rounds) for name in arguments.parts or PARTS]
+    text = "\n\n".join("\n".join(lines) for lines in parts) + "\n"
     print(text)
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
