@@ -6,10 +6,12 @@ import pytest
 import torch
 from torchvision import transforms
 
-from cnn_lab.data import BatchIndices, ImageDataModule, stratified_split
-from cnn_lab.datasets import Split
+from cnn_lab.assembly import make
+from cnn_lab.data import ImageDataModule
+from cnn_lab.datasets import BatchIndices, Split, stratified_split
 from cnn_lab.errors import ConfigError, DataError
 from cnn_lab.sources.idx import read_mnist
+from conftest import compose_config
 
 COLOURS = ["red", "green", "blue"]
 
@@ -132,6 +134,8 @@ def test_a_part_of_the_training_images_has_every_class_by_its_share_and_contains
     ("settings", "message"),
     [
         ({"val_size": 60_000}, "data.val_size=60000: there are 60,000 training images"),
+        ({"val_size": 12_665, "classes": [0, 1]}, "data.val_size=12665: there are 12,665 training images"),
+        ({"fold": 0, "folds": 60_001}, "data.folds=60001: there are 60,000 training images"),
         ({"train_size": 55_001}, "data.train_size=55001: there are 55,000 training images, besides 5,000 for validation"),
     ],
 )  # fmt: skip
@@ -139,6 +143,92 @@ def test_more_images_than_there_are_are_refused(settings: dict[str, int], messag
     with pytest.raises(ConfigError) as caught:
         make_mnist(**settings).setup()
     assert str(caught.value) == message
+
+
+def test_classes_are_kept_and_numbered_in_the_order_in_which_they_are_named() -> None:
+    data = make_colours(classes=["blue", "red"], val_size=4, train_size=20, batch_size=50)
+    data.setup()
+    assert (data.classes, data.num_classes) == (["blue", "red"], 2)
+    assert data.sizes == {"train": 20, "val": 4, "test": 13}
+    everything = make_splits()
+    for split, loader in (("train", data.train_dataloader()), ("test", data.test_dataloader())):
+        (images, labels) = next(iter(loader))
+        for image, label in zip(images, labels, strict=True):
+            index = (everything[split].images == image).flatten(1).all(dim=1).nonzero().item()
+            assert COLOURS[everything[split].labels[index]] == data.classes[label]
+        assert sorted(set(labels.tolist())) == [0, 1]
+
+
+def test_classes_without_a_test_image() -> None:
+    data = make_colours(lambda: make_splits(test=Split(IMAGES[:1], LABELS[:1])), classes=["green", "blue"])
+    with pytest.raises(DataError, match=r"^Colours has no test images of the classes green, blue$"):
+        data.setup()
+
+
+def test_folds_are_stratified_disjoint_and_cover_all_training_images() -> None:
+    labels = read_mnist()["train"].labels.numpy()
+    shares = np.bincount(labels) / 7
+    parts = []
+    for fold in range(7):
+        data = make_mnist(fold=fold, folds=7, val_size=123)
+        data.setup()
+        parts.append(list_chosen(data, "val"))
+        assert sorted([*list_chosen(data, "train"), *parts[-1]]) == list(range(60_000))
+        assert np.abs(np.bincount(labels[parts[-1]]) - shares).max() < 1
+    assert {len(part) for part in parts} == {8_571, 8_572}
+    assert sorted(np.concatenate(parts)) == list(range(60_000))
+    others = [make_mnist(fold=0, folds=7, seed=1), make_mnist(fold=0, folds=7, split_seed=1)]
+    for data in others:
+        data.setup()
+    same = [np.array_equal(list_chosen(data, "val"), parts[0]) for data in others]
+    assert same == [True, False]
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp"])
+def test_networks_without_convolutions_learn_the_same_from_shuffled_pixels(model: str) -> None:
+    weights, orders = [], []
+    for is_shuffled in (False, True):
+        data = make_mnist(train_size=640, shuffle_pixels=is_shuffled)
+        data.setup()
+        order = data.shuffle(torch.arange(784).view(1, 28, 28)).flatten()
+        net = make(
+            "model",
+            compose_config(f"model={model}").model,
+            torch.nn.Module,
+            input_shape=(1, 28, 28),
+            num_classes=10,
+        )
+        generator = torch.Generator().manual_seed(0)
+        for values in net.parameters():
+            torch.nn.init.normal_(values, std=0.05, generator=generator)
+        first = next(net.parameters())
+        first.data = first.data[:, order]
+        optimizer = torch.optim.Adam(net.eval().parameters())  # without dropout
+        for batch in data.train_dataloader():
+            images, labels = data.on_after_batch_transfer(batch, 0)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(images), labels).backward()
+            optimizer.step()
+        weights.append([values.detach() for values in net.parameters()])
+        orders.append(order)
+    assert torch.equal(orders[0], torch.arange(784))
+    assert sorted(orders[1].tolist()) == list(range(784))
+    weights[0][0] = weights[0][0][:, orders[1]]
+    for plain, shuffled in zip(*weights, strict=True):
+        torch.testing.assert_close(plain, shuffled, atol=1e-5, rtol=0)  # a step of Adam moves them by 1e-3
+
+
+def test_all_channels_of_all_images_are_shuffled_alike_and_shown_so() -> None:
+    data, plain = make_colours(shuffle_pixels=True), make_colours()
+    places = torch.arange(30).view(1, 6, 5).expand(3, 6, 5)
+    moved = data.shuffle(places)
+    assert torch.equal(moved[0], moved[1])
+    assert torch.equal(moved[0], moved[2])
+    assert not torch.equal(moved, places)
+    assert not torch.equal(moved, make_colours(shuffle_pixels=True, split_seed=1).shuffle(places))
+    expected = IMAGES.flatten(2)[..., moved[0].flatten()].view(IMAGES.shape)
+    assert torch.equal(data.normalise(IMAGES), plain.normalise(expected))
+    assert torch.equal(data.restore(data.normalise(IMAGES)), expected)
 
 
 def test_as_many_means_as_channels_are_needed() -> None:

@@ -1,16 +1,23 @@
 """Images as a LightningDataModule: bytes in memory, a batch at a time, normalised on the device."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
-from cnn_lab.datasets import Split, check_splits, stratified_choice, stratified_split
-from cnn_lab.errors import ConfigError
+from cnn_lab.datasets import (
+    BatchIndices,
+    Split,
+    check_splits,
+    stratified_choice,
+    stratified_folds,
+    stratified_split,
+)
+from cnn_lab.errors import ConfigError, DataError
 
 
 class ImageDataModule(LightningDataModule):
@@ -23,24 +30,29 @@ class ImageDataModule(LightningDataModule):
         source: returns "train" and "test"; called with `root`, or with nothing where that is None.
         name: what the data set is called.
         input_shape: channels, height, width of each image.
-        class_names: in the order of the labels.
+        class_names: in the order of the source's labels.
         mean, std: of the training images' pixels, in [0, 1], that images are normalised by; one number, or
             one a channel.
         root: folder that the source reads from, and may download to.
+        classes: those of `class_names` whose images are kept, numbered in this order; None for all.
+        shuffle_pixels: move the pixels of every image, all channels alike, by one permutation of their
+            positions, which `split_seed` chooses.
         batch_size: images in a training batch; the last one of an epoch may be smaller.
         eval_batch_size: images in a validation or test batch. Changes memory and speed, no result.
         train_size: images to train on, as many of each class as its share, a smaller choice contained in a
             larger one; None for all that validation leaves.
         val_size: images cut from the training images for validation, as many of each class as its share; 0
-            for none.
-        split_seed: chooses both, independent of `seed`.
+            for none. Without a meaning where there is a `fold`.
+        fold: of `folds` equal parts of the training images, each with as many of each class as its share, the
+            one to validate on, counted from 0.
+        split_seed: chooses all of these, independent of `seed`.
         test_each_epoch: measure on the test images where others measure on validation images. It shows the
             test curve, and nothing may be chosen by it.
         num_workers: loader processes. They cost more than they give for images that are in memory.
         seed: decides the order of the training images, epoch by epoch.
 
     Attributes:
-        num_classes: how many `classes` there are.
+        classes: the names of those that are kept, in the order of the labels.
         sizes: images in "train", "val" and "test". Known after `setup`.
 
     Raises:
@@ -56,10 +68,14 @@ class ImageDataModule(LightningDataModule):
         mean: float | Sequence[float],
         std: float | Sequence[float],
         root: str | None = None,
+        classes: Sequence[str | int] | None = None,
+        shuffle_pixels: bool = False,
         batch_size: int = 64,
         eval_batch_size: int = 100,
         train_size: int | None = None,
         val_size: int = 5_000,
+        fold: int | None = None,
+        folds: int = 5,
         split_seed: int = 0,
         test_each_epoch: bool = False,
         num_workers: int = 0,
@@ -70,25 +86,33 @@ class ImageDataModule(LightningDataModule):
         self.source = source
         self.name = name
         self.input_shape = tuple(input_shape)
-        self.classes = list(class_names)
-        self.num_classes = len(self.classes)
+        self.class_names = list(class_names)
+        self.classes = [str(name) for name in classes or class_names]
         self.mean = mean
         self.std = std
         self.root = root
+        self.shuffle_pixels = shuffle_pixels
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.train_size = train_size
         self.val_size = val_size
+        self.fold = fold
+        self.folds = folds
         self.split_seed = split_seed
         self.test_each_epoch = test_each_epoch
         self.num_workers = num_workers
         self.seed = seed
         self.sizes: dict[str, int] = {}
-        channels = self.input_shape[0]
-        means, stds = _one_a_channel("mean", mean, channels), _one_a_channel("std", std, channels)
-        self._levels = list(zip(means, stds, strict=True))
+        self._levels = _pair_levels(self.input_shape[0], mean=mean, std=std)
+        order = np.random.default_rng(split_seed).permutation(math.prod(self.input_shape[1:]))
+        self._order = torch.from_numpy(order) if shuffle_pixels else None
         self._sets: dict[str, tuple[TensorDataset, Tensor]] = {}
         self._done = (0, 0)  # epochs, and batches of the next one
+
+    @property
+    def num_classes(self) -> int:
+        """How many `classes` there are."""
+        return len(self.classes)
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint holds, so that a run goes on with its next batch."""
@@ -120,24 +144,36 @@ class ImageDataModule(LightningDataModule):
         if self._sets:
             return
         splits = self._read()
-        check_splits(self.name, splits, self.input_shape, self.num_classes)
-        train, val = self._choose(splits["train"].labels.numpy())
-        dataset = TensorDataset(*splits["train"])
-        self._sets = {
-            "train": (dataset, torch.from_numpy(train)),
-            "val": (dataset, torch.from_numpy(val)),
-            "test": (TensorDataset(*splits["test"]), torch.arange(len(splits["test"].labels))),
-        }
-        self.sizes = {name: len(indices) for name, (_, indices) in self._sets.items()}
+        check_splits(self.name, splits, self.input_shape, len(self.class_names))
+        numbers = torch.full((len(self.class_names),), -1)
+        numbers[[self.class_names.index(name) for name in self.classes]] = torch.arange(self.num_classes)
+        labels = {part: numbers[split.labels] for part, split in splits.items()}
+        kept = {part: np.flatnonzero(own >= 0) for part, own in labels.items()}
+        train, val = self._choose(labels["train"][kept["train"]].numpy())
+        chosen = {"train": kept["train"][train], "val": kept["train"][val], "test": kept["test"]}
+        for part, indices in chosen.items():
+            source = "train" if part == "val" else part
+            dataset = TensorDataset(splits[source].images, labels[source])
+            self._sets[part] = (dataset, torch.from_numpy(indices))
+        self.sizes = {part: len(indices) for part, indices in chosen.items()}
+        if not self.sizes["test"]:
+            raise DataError(f"{self.name} has no test images of the classes {', '.join(self.classes)}")
 
     def _read(self) -> Mapping[str, Split]:
         return self.source() if self.root is None else self.source(root=self.root)
 
     def _choose(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the images to train on, and of those to validate on."""
-        if self.val_size >= len(labels):
-            raise ConfigError(f"data.val_size={self.val_size}: there are {len(labels):,} training images")
-        train, val = stratified_split(labels, self.val_size, self.split_seed)
+        there_are = f"there are {len(labels):,} training images"
+        if self.fold is not None:
+            if self.folds > len(labels):
+                raise ConfigError(f"data.folds={self.folds}: {there_are}")
+            folds = stratified_folds(labels, self.folds, self.split_seed)
+            train, val = np.flatnonzero(folds != self.fold), np.flatnonzero(folds == self.fold)
+        elif self.val_size >= len(labels):
+            raise ConfigError(f"data.val_size={self.val_size}: {there_are}")
+        else:
+            train, val = stratified_split(labels, self.val_size, self.split_seed)
         if self.train_size is None:
             return train, val
         if self.train_size > len(train):
@@ -173,14 +209,24 @@ class ImageDataModule(LightningDataModule):
         return self.normalise(images).to(dtype), labels  # type: ignore[arg-type]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Bytes to float32 of the same shape: the arithmetic of torchvision's ToTensor and Normalize."""
-        values = images.float().div_(255)
+        """Bytes to float32 of the same shape: the arithmetic of torchvision's ToTensor and Normalize.
+
+        Their pixels are shuffled before, where they are to be.
+        """
+        values = self.shuffle(images).float().div_(255)
         for channel, (mean, std) in zip(values.unbind(-3), self._levels, strict=True):
             channel.sub_(mean).div_(std)
         return values
 
+    def shuffle(self, images: Tensor) -> Tensor:
+        """The images, of whatever type, with their pixels where the network gets them."""
+        if self._order is None:
+            return images
+        self._order = self._order.to(images.device)
+        return images.flatten(-2).index_select(-1, self._order).view(images.shape)
+
     def restore(self, images: Tensor) -> Tensor:
-        """What `normalise` was given."""
+        """The bytes that `normalise` was given, shuffled where it shuffles."""
         values = images.clone()
         for channel, (mean, std) in zip(values.unbind(-3), self._levels, strict=True):
             channel.mul_(std).add_(mean)
@@ -203,66 +249,11 @@ class ImageDataModule(LightningDataModule):
         )
 
 
-class BatchIndices(SequentialSampler):
-    """The indices of one batch after another, int64, each of shape (at most `batch_size`,).
-
-    A SequentialSampler since Lightning, with `trainer.overfit_batches`, puts one in the place of any other.
-
-    With `shuffle` the order depends on `seed` and the epoch, and on nothing that ran before. Of several
-    processes (`world_size`) each takes its share; when shuffled, the last image may be seen twice to make the
-    shares equal, which keeps the processes in step.
-    """
-
-    def __init__(
-        self,
-        indices: Tensor,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.indices = indices
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self._skipped = (0, 0)
-
-    def skip(self, epochs: int, batches: int) -> None:
-        """Go on after so many epochs, and batches of the next one."""
-        self.epoch = epochs
-        self._skipped = (epochs, batches)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return math.ceil(self._share() / self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        indices = self.indices
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(indices))
-            indices = indices[torch.from_numpy(order)]
-        share = indices[self.rank :: self.world_size]
-        if len(share) < self._share():
-            share = torch.cat([share, indices[:1]])
-        epoch, batches = self._skipped
-        return iter(share.split(self.batch_size)[batches if epoch == self.epoch else 0 :])
-
-    def _share(self) -> int:
-        size = len(self.indices)
-        if self.shuffle:
-            return math.ceil(size / self.world_size)
-        return len(range(self.rank, size, self.world_size))
-
-
-def _one_a_channel(name: str, value: float | Sequence[float], channels: int) -> list[float]:
-    values = list(value) if isinstance(value, Sequence) else [value] * channels
-    if len(values) != channels:
-        raise ConfigError(f"data.{name} has {len(values)} numbers, and images have {channels} channels")
-    return values
+def _pair_levels(channels: int, **levels: float | Sequence[float]) -> list[tuple[float, ...]]:
+    """The mean and std of each channel."""
+    for name, value in levels.items():
+        values = list(value) if isinstance(value, Sequence) else [value] * channels
+        if len(values) != channels:
+            raise ConfigError(f"data.{name} has {len(values)} numbers, and images have {channels} channels")
+        levels[name] = values
+    return list(zip(*levels.values(), strict=True))  # type: ignore[arg-type]

@@ -1,11 +1,13 @@
-"""A data set as its source returns it: compared with what is stated of it, and divided."""
+"""A data set as its source returns it: compared with what is stated of it, divided, and cut into batches."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 from cnn_lab.errors import DataError
 
@@ -88,3 +90,73 @@ def stratified_choice(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
         members = np.flatnonzero(labels == value)
         turns[generator.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
     return np.sort(np.argsort(turns, kind="stable")[:size])
+
+
+def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each item, 0 to `folds - 1`: of each class, and of all, each has its share (to one item).
+
+    The same for the same labels, number and seed, on every machine.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    numbers = np.empty(len(labels), dtype=int)
+    numbers[by_class] = np.arange(len(labels)) % folds  # dealt out in turn
+    return numbers
+
+
+class BatchIndices(SequentialSampler):
+    """The indices of one batch after another, int64, each of shape (at most `batch_size`,).
+
+    A SequentialSampler since Lightning, with `trainer.overfit_batches`, puts one in the place of any other.
+
+    With `shuffle` the order depends on `seed` and the epoch, and on nothing that ran before. Of several
+    processes (`world_size`) each takes its share; when shuffled, the last image may be seen twice to make the
+    shares equal, which keeps the processes in step.
+    """
+
+    def __init__(
+        self,
+        indices: Tensor,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self._skipped = (0, 0)
+
+    def skip(self, epochs: int, batches: int) -> None:
+        """Go on after so many epochs, and batches of the next one."""
+        self.epoch = epochs
+        self._skipped = (epochs, batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self._share() / self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        indices = self.indices
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(indices))
+            indices = indices[torch.from_numpy(order)]
+        share = indices[self.rank :: self.world_size]
+        if len(share) < self._share():
+            share = torch.cat([share, indices[:1]])
+        epoch, batches = self._skipped
+        return iter(share.split(self.batch_size)[batches if epoch == self.epoch else 0 :])
+
+    def _share(self) -> int:
+        size = len(self.indices)
+        if self.shuffle:
+            return math.ceil(size / self.world_size)
+        return len(range(self.rank, size, self.world_size))

@@ -26,7 +26,8 @@ def test_place_hardware_and_what_is_shown_make_no_other_run() -> None:
 def test_identity_length_and_seed_make_another_run() -> None:
     others = {
         "model.dropout=0.4": "identity", "data.train_size=100": "identity", "data.split_seed=1": "identity",
-        "trainer.max_epochs=3": "length", "seed=1": "repetition",
+        "trainer.max_epochs=3": "length", "seed=1": "repetition", "data.fold=1": "repetition",
+        "data.classes=[3,8]": "identity", "data.shuffle_pixels=true": "identity", "data.folds=3": "identity",
     }  # fmt: skip
     names = {typed: fingerprint(check_config(compose_config(typed))) for typed in others}
     assert len({*names.values(), fingerprint(DEFAULT)}) == len(others) + 1

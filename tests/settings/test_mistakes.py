@@ -72,6 +72,13 @@ MISTAKES = {
     "data=fashion_mnist data.root=null": (
         "data.root is missing: cnn_lab.sources.idx.read_idx needs the folder of the images"
     ),
+    "data=fashion_mnist data.classes=[shirt,Bag]": (
+        "data.classes=[shirt,Bag]: Fashion-MNIST has no class 'shirt'; did you mean 'Shirt'? (there are T-shirt/top, "
+        "Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot)"
+    ),
+    "data.classes=[3]": "data.classes=[3] must name two classes at least, as in data.classes=[0,1]",
+    "data.classes=[3,8,3]": "data.classes=[3,8,3] names the class 3 twice",
+    "data.fold=5": "data.fold=5 is out of range: with data.folds=5 there are 0 to 4",
     "model.kernel_sizes=[3,3,3]": (
         "model.kernel_sizes has 3 values and model.channels 2: give one value for all blocks or one a block"
     ),

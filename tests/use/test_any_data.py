@@ -146,6 +146,26 @@ def test_what_needs_gray_squares_says_so_at_once(colours: Colours, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_classes_with_shuffled_pixels_in_a_fold(tmp_path: Path) -> None:
+    typed = [
+        "data.classes=[blue,T-shirt/top]",
+        "data.shuffle_pixels=true",
+        "data.fold=1",
+        "pictures.enabled=false",
+    ]
+    train(check_config(compose_config(*SETTINGS, *typed)), tmp_path, quiet=True)
+    assert read_result(tmp_path)["dataset"]["sizes"] == {"train": 168, "val": 42, "test": 40}
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    result = evaluate(checkpoint)
+    assert result["classes"] == ["blue", "T-shirt/top"]
+    assert result["accuracy"] == read_result(tmp_path)["test/accuracy"] > 0.9
+    assert export(tmp_path, checkpoint, "torch").images == 40
+    with pytest.raises(
+        ConfigError, match=r"^explain.py shows images as they are; give a run without data.shuf"
+    ):
+        explain(load_trained(checkpoint), tmp_path, tmp_path)
+
+
 def test_a_run_of_eight_gpus_is_used_where_there_is_none(colours: Colours, tmp_path: Path) -> None:
     checkpoint = torch.load(colours.checkpoint, weights_only=True)
     hardware = {"accelerator": "cuda", "devices": 8, "strategy": "ddp", "sync_batchnorm": True}

@@ -105,11 +105,15 @@ class Trained:
         )
 
     def require_cnn(self, purpose: str) -> CNN:
-        """The network, if it has convolutional blocks whose maps are flattened.
+        """The network, if it has convolutional blocks whose maps are flattened, of images as they are given.
 
         Raises:
             ConfigError: for another network, naming it and the `purpose` that needs such blocks.
         """
+        if self.data.shuffle_pixels:
+            raise ConfigError(
+                f"{purpose} shows images as they are; give a run without data.shuffle_pixels=true"
+            )
         if isinstance(self.net, CNN) and len(self.net.blocks) and isinstance(self.net.head[0], nn.Flatten):
             return self.net
         raise ConfigError(

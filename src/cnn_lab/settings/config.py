@@ -13,8 +13,8 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from cnn_lab.errors import ConfigError, suggest
+from cnn_lab.settings.data import check_data
 from cnn_lab.settings.groups import check_group, list_nodes, read_parameters, show
-from cnn_lab.settings.signatures import read_signature
 from cnn_lab.shapes import plan_cnn, plan_resnet
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -95,7 +95,7 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     _check_length(plain["trainer"])
     if not plain["output_dir"]:
         raise ConfigError("output_dir= is empty: give a folder, as in output_dir=outputs")
-    _check_source(plain["data"], is_typed=isinstance(config, DictConfig))
+    check_data(plain["data"], PROJECT / "data", is_typed=isinstance(config, DictConfig))
     _check_monitors(plain)
     _make_absolute(plain, "output_dir")
     _make_absolute(plain["data"], "root")
@@ -154,24 +154,6 @@ def _check_length(trainer: Mapping[str, Any]) -> None:
             raise ConfigError(f"trainer.{name}=0 is out of range: it must be at least 1, or -1 for no limit")
 
 
-def _check_source(data: Mapping[str, Any], is_typed: bool) -> None:
-    """The source of the images is a function, and a folder is given where it reads one."""
-    if data["_target_"] != "cnn_lab.data.ImageDataModule":
-        return
-    source, root = data.get("source"), data.get("root")
-    if not isinstance(source, dict) or "_target_" not in source or source.get("_partial_") is not True:
-        raise ConfigError(
-            "data.source is no function: it needs _target_ and _partial_: true, as in conf/data/"
-        )
-    parameters = read_signature(source["_target_"])
-    if root is not None and parameters is not None and "root" not in parameters:
-        raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
-    if root is None and parameters and "root" in parameters and parameters["root"].required:
-        raise ConfigError(f"data.root is missing: {source['_target_']} needs the folder of the images")
-    if is_typed and root and root != str(PROJECT / "data") and not Path(root).expanduser().is_dir():
-        raise ConfigError(f"data.root={root} is no folder; make it first, or leave it out")
-
-
 def _check_monitors(config: Mapping[str, Any]) -> None:
     """Only training and validation images may choose anything, and there must be some where they do."""
     stopping = config["early_stopping"]
@@ -192,7 +174,7 @@ def _check_monitors(config: Mapping[str, Any]) -> None:
 def _list_gaps(config: Mapping[str, Any], key: str) -> Iterator[str]:
     """The settings that leave out the validation that `key` needs."""
     data, trainer = config["data"], config["trainer"]
-    if data.get("val_size") == 0:
+    if data.get("val_size") == 0 and data.get("fold") is None:
         yield "data.val_size=0"
     if data.get("test_each_epoch"):
         yield "data.test_each_epoch=true"
@@ -216,6 +198,5 @@ def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     settings = {name: value for name, value in model.items() if not name.startswith("_")}
     if set(settings) != set(read_parameters("model", model["_target_"]) or ()):
         return  # a setting was taken out with ~; the class has a default for it, and checks the rest
-    PLANS[model["_target_"]](
-        **settings, input_shape=data["input_shape"], num_classes=len(data["class_names"])
-    )
+    num_classes = len(data.get("classes") or data["class_names"])
+    PLANS[model["_target_"]](**settings, input_shape=data["input_shape"], num_classes=num_classes)

@@ -15,7 +15,7 @@ MEANINGS = {
     ),
     "showing": ("checkpoint_minutes", "pictures", "trainer.log_every_n_steps", "trainer.profiler"),
     "length": ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time"),
-    "repetition": ("seed",),
+    "repetition": ("seed", "data.fold"),
 }  # fmt: skip
 
 

@@ -16,6 +16,8 @@ RANGES = {
     "data.eval_batch_size": "[1, 1000000]",
     "data.train_size": "[1, inf)",
     "data.val_size": "[0, inf)",
+    "data.fold": "[0, inf)",
+    "data.folds": "[2, 1000]",
     "data.num_workers": "[0, 64]",
     "data.split_seed": "[0, inf)",
     "data.mean": "(-inf, inf)",

@@ -112,12 +112,13 @@ class Predictor(nn.Module):
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.net = trained.net
+        self.shuffle = trained.data.shuffle
         for name in ("mean", "std"):  # one number for all channels, or one a channel
             self.register_buffer(name, torch.tensor(getattr(trained.data, name)).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         # Not the data module's own, which writes into the tensor: that is exported for one batch size only.
-        return self.net((images.float() / 255 - self.mean) / self.std).softmax(dim=1)
+        return self.net((self.shuffle(images).float() / 255 - self.mean) / self.std).softmax(dim=1)
 
 
 def serialise(trained: Trained, metadata: dict[str, Any], kind: str) -> bytes:

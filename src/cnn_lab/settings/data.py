@@ -1,0 +1,66 @@
+"""The settings of the images: a source that fits them, classes that there are, folds that can be cut.
+
+Nothing here imports torch.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cnn_lab.errors import ConfigError, suggest
+from cnn_lab.settings.signatures import read_signature
+
+
+def check_data(data: dict[str, Any], own: Path, is_typed: bool) -> None:
+    """Check what the settings of the images say together; `classes` become texts.
+
+    Args:
+        own: the project's folder of data, which need not be there.
+        is_typed: whether a folder that is given has to be.
+
+    Raises:
+        ConfigError: for a source that is no function or does not fit its folder, for less than two classes,
+            and for a class or a fold that there is not.
+    """
+    if data["_target_"] != "cnn_lab.data.ImageDataModule":
+        return
+    _check_source(data, own, is_typed)
+    if data.get("classes") is not None:
+        data["classes"] = [str(name) for name in data["classes"]]
+        _check_classes(data)
+    fold, folds = data.get("fold"), data.get("folds", 5)
+    if fold is not None and fold >= folds:
+        raise ConfigError(
+            f"data.fold={fold} is out of range: with data.folds={folds} there are 0 to {folds - 1}"
+        )
+
+
+def _check_source(data: Mapping[str, Any], own: Path, is_typed: bool) -> None:
+    """The source of the images is a function, and a folder is given where it reads one."""
+    source, root = data.get("source"), data.get("root")
+    if not isinstance(source, dict) or "_target_" not in source or source.get("_partial_") is not True:
+        raise ConfigError(
+            "data.source is no function: it needs _target_ and _partial_: true, as in conf/data/"
+        )
+    parameters = read_signature(source["_target_"])
+    if root is not None and parameters is not None and "root" not in parameters:
+        raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
+    if root is None and parameters and "root" in parameters and parameters["root"].required:
+        raise ConfigError(f"data.root is missing: {source['_target_']} needs the folder of the images")
+    if is_typed and root and root != str(own) and not Path(root).expanduser().is_dir():
+        raise ConfigError(f"data.root={root} is no folder; make it first, or leave it out")
+
+
+def _check_classes(data: Mapping[str, Any]) -> None:
+    chosen, names = data["classes"], data["class_names"]
+    key = f"data.classes=[{','.join(chosen)}]"
+    for name in chosen:
+        if name not in names:
+            near, known = suggest(name, names), ", ".join(names)
+            raise ConfigError(f"{key}: {data['name']} has no class '{name}'{near} (there are {known})")
+    if len(chosen) < 2:
+        raise ConfigError(f"{key} must name two classes at least, as in data.classes=[{','.join(names[:2])}]")
+    for name, times in Counter(chosen).items():
+        if times > 1:
+            raise ConfigError(f"{key} names the class {name} twice")
