@@ -48,7 +48,7 @@ GOOD = [
     "data.eval_batch_size=1000", "data.train_size=100", "data.val_size=0", "data.test_each_epoch=true", "data.mean=[0]", "data.std=1",
     "data.name=digits", "model.channels=[3]", "model.hidden=4",
     "model.kernel_sizes=5", "model.strides=2", "model.paddings=2", "model.pool=avg", "model.pool=none", "model.activation=gelu",
-    "model.norm=batch", "model.hidden=[]", "model.hidden=[4,4]", "model.dropout=0", "optimizer=sgd", "optimizer=adamw",
+    "model.norm=batch", "model.hidden=[]", "model.hidden=[4,4]", "model.dropout=0", "model.num_outputs=10", "optimizer=sgd", "optimizer=adamw",
     "optimizer=rmsprop", "optimizer.lr=0.1", "optimizer.weight_decay=0.1", "scheduler=cosine", "scheduler=one_cycle",
     "scheduler=step", "scheduler=plateau", "trainer.precision=32-true", "trainer.limit_train_batches=3", "trainer.max_epochs=2",
     "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=0",

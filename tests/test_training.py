@@ -8,12 +8,13 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.optim import Optimizer
 
 from cnn_lab import scheduler
 from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier, LossAndAccuracy
+from cnn_lab.model import CNN
 from cnn_lab.pictures.events import flatten_settings
 from cnn_lab.settings.config import PROJECT, check_config
 from conftest import SMALL_DATA, compose_config
@@ -101,6 +102,37 @@ def test_any_network_can_be_trained_and_labels_smoothed() -> None:
     assert plain.item() == pytest.approx(cross_entropy(net(batch[0]), batch[1]).item())
     assert smooth.item() == pytest.approx(cross_entropy(net(batch[0]), batch[1], label_smoothing=0.2).item())
     assert smooth.item() != plain.item()
+
+
+def test_with_two_classes_one_output_learns_what_two_do() -> None:
+    settings = {"channels": [4], "hidden": [8], "dropout": 0.0, "input_shape": (1, 12, 12), "num_classes": 2}
+    one, two = (CNN(**settings, num_outputs=count).double() for count in (None, 2))
+    *inner, _, _ = zip(one.parameters(), two.parameters(), strict=True)
+    with torch.no_grad():
+        for own, other in inner:
+            own.copy_(other)
+        for own, other in zip(one.head[-1].parameters(), two.head[-1].parameters(), strict=True):
+            own.copy_(other[1:] - other[:1])
+    # Each of two outputs moves as far as the single one would, away from the other: their difference twice as far.
+    optimizers = []
+    for net, lr in ((one, 0.2), (two, 0.1)):
+        others = [*net.blocks.parameters(), *net.head[:-1].parameters()]
+        groups = [{"params": net.head[-1].parameters(), "lr": lr}, {"params": others}]
+        optimizers.append(torch.optim.SGD(groups, lr=0.1, momentum=0.9))
+    classifiers = [ImageClassifier(net, 2, torch.optim.SGD, scheduler.constant) for net in (one, two)]
+    batch = torch.randn(32, 1, 12, 12, dtype=torch.float64), torch.arange(32) % 2
+    for _ in range(20):
+        probabilities = [classifier(batch[0]).softmax(dim=1) for classifier in classifiers]
+        assert torch.allclose(*probabilities, rtol=0, atol=1e-12)
+        assert torch.allclose(probabilities[0][:, 1:], one(batch[0]).sigmoid())
+        losses = [classifier.training_step(batch, 0) for classifier in classifiers]
+        expected = binary_cross_entropy_with_logits(one(batch[0])[:, 0], batch[1].double())
+        assert losses[0].item() == pytest.approx(expected.item(), rel=1e-12)
+        for loss, optimizer in zip(losses, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert losses[0] < 0.6
 
 
 def test_hparams_has_the_same_columns_for_every_run() -> None:

@@ -51,13 +51,22 @@ class LossAndAccuracy(Metric):
         return {f"{prefix}/{name}": float(f"{value.item():.7g}") for name, value in self.compute().items()}
 
 
+def make_class_logits(outputs: Tensor) -> Tensor:
+    """Logits (batch, classes) from what a network gives, which for two classes may be one number z an image.
+
+    They are then 0 and z: their softmax gives the second class the sigmoid of z, and their cross-entropy is
+    the binary cross-entropy of it.
+    """
+    return F.pad(outputs, (1, 0)) if outputs.shape[1] == 1 else outputs
+
+
 class ImageClassifier(LightningModule):
     """Trains any network that maps images to logits.
 
     Logged once an epoch: `train/loss`, `train/accuracy`, and the same for the split that is watched.
 
     Args:
-        net: images (batch, channels, height, width) to logits (batch, classes).
+        net: images (batch, channels, height, width) to logits (batch, classes), or (batch, 1) for two.
         num_classes: classes that the labels, 0 to `num_classes - 1`, may name.
         make_optimizer: from parameters to an optimizer.
         make_scheduler: from an optimizer and the run's number of steps to Lightning's `lr_scheduler`
@@ -88,7 +97,7 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        return self.net(images)
+        return make_class_logits(self.net(images))
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's means anew."""
@@ -97,7 +106,7 @@ class ImageClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss that Lightning minimises."""
         images, labels = batch
-        logits = self.net(images)
+        logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_metrics.update(loss.detach(), logits.detach(), labels)
         return loss
@@ -117,7 +126,7 @@ class ImageClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Measure a batch of the split that is watched; its logits (batch, classes) go to the callbacks."""
         images, labels = batch
-        logits = self.net(images)
+        logits = self(images)
         self.eval_metrics.update(F.cross_entropy(logits, labels), logits, labels)
         self.confusion.update(logits, labels)
         return logits

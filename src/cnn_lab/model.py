@@ -32,6 +32,8 @@ class CNN(nn.Module):
         head: what becomes of the last maps: "flatten" keeps every value, "average" one number a map.
         hidden: features of each hidden linear layer; one number for one layer, an empty list for none.
         dropout: share of each hidden layer's features that training sets to zero, in [0, 1).
+        num_outputs: logits. `None` for one a class, but of two classes for a single one, whose sigmoid is the
+            probability of the second.
         input_shape: (channels, height, width) of an image.
 
     Attributes:
@@ -53,6 +55,7 @@ class CNN(nn.Module):
         head: str = "flatten",
         hidden: int | Sequence[int] = (128,),
         dropout: float = 0.5,
+        num_outputs: int | None = None,
         *,
         input_shape: Sequence[int],
         num_classes: int,
@@ -62,7 +65,7 @@ class CNN(nn.Module):
         blocks, self.layers = plan_cnn(
             channels=channels, kernel_sizes=kernel_sizes, strides=strides, paddings=paddings, pool=pool,
             activation=activation, norm=norm, head=head, hidden=hidden, dropout=dropout,
-            input_shape=input_shape, num_classes=num_classes,
+            num_outputs=num_outputs, input_shape=input_shape, num_classes=num_classes,
         )  # fmt: skip
         self.blocks = nn.Sequential(*(_make_block(block, activation, norm) for block in blocks))
         *hidden_features, last, logits = (layer.output[0] for layer in self.layers if len(layer.output) == 1)
@@ -75,7 +78,7 @@ class CNN(nn.Module):
         self.head.append(nn.Linear(last, logits))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width), normalised, to logits (batch, classes)."""
+        """Images (batch, channels, height, width), normalised, to logits (batch, num_outputs)."""
         return self.head(self.blocks(to_channels_last(images)))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
@@ -113,6 +116,7 @@ class ResNet(nn.Module):
         widths: channels of each stage's maps; each stage but the first halves their sides.
         shortcut: "pad" drops every second pixel and adds maps of zeros where a stage changes the size; "conv"
             has a 1x1 convolution there.
+        num_outputs: as of `CNN`.
         input_shape: (channels, height, width) of an image.
 
     Attributes:
@@ -127,14 +131,16 @@ class ResNet(nn.Module):
         depth: int = 20,
         widths: Sequence[int] = (16, 32, 64),
         shortcut: str = "pad",
+        num_outputs: int | None = None,
         *,
         input_shape: Sequence[int],
         num_classes: int,
     ) -> None:
         super().__init__()
         count, self.layers = plan_resnet(
-            depth=depth, widths=widths, shortcut=shortcut, input_shape=input_shape, num_classes=num_classes
-        )
+            depth=depth, widths=widths, shortcut=shortcut, num_outputs=num_outputs,
+            input_shape=input_shape, num_classes=num_classes,
+        )  # fmt: skip
         self.stem = nn.Sequential(
             nn.Conv2d(input_shape[0], widths[0], 3, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),
@@ -147,13 +153,13 @@ class ResNet(nn.Module):
             others = (Residual(width, width) for _ in range(count - 1))
             self.stages.append(nn.Sequential(first, *others))
             inputs = width
-        self.head = nn.Linear(widths[-1], num_classes)
+        self.head = nn.Linear(widths[-1], *self.layers[-1].output)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width), normalised, to logits (batch, classes)."""
+        """Images (batch, channels, height, width), normalised, to logits (batch, num_outputs)."""
         return self.head(self.embed(images))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:

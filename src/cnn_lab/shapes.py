@@ -74,6 +74,7 @@ def plan_cnn(
     head: str,
     hidden: int | Sequence[int],
     dropout: float,
+    num_outputs: int | None = None,
     input_shape: Sequence[int],
     num_classes: int,
 ) -> tuple[list[Block], list[Layer]]:
@@ -109,7 +110,7 @@ def plan_cnn(
 
     features = maps[-1] * (size[0] * size[1] if head == "flatten" else 1)
     layers.append(Layer(head, f"{maps[-1]} x {size[0]} x {size[1]}", (features,)))
-    sizes = [*as_list(hidden), num_classes]
+    sizes = [*as_list(hidden), _count_outputs(num_outputs, num_classes)]
     names = [f"hidden {number}" for number in range(1, len(sizes))] + ["logits"]
     for name, outputs in zip(names, sizes, strict=True):
         layers.append(Layer(name, "linear", (outputs,), (features + 1) * outputs, features * outputs))
@@ -119,7 +120,13 @@ def plan_cnn(
 
 
 def plan_resnet(
-    *, depth: int, widths: Sequence[int], shortcut: str, input_shape: Sequence[int], num_classes: int
+    *,
+    depth: int,
+    widths: Sequence[int],
+    shortcut: str,
+    num_outputs: int | None = None,
+    input_shape: Sequence[int],
+    num_classes: int,
 ) -> tuple[int, list[Layer]]:
     """Work out a ResNet from its settings: the blocks in each stage, and every layer with its size and cost.
 
@@ -151,10 +158,19 @@ def plan_resnet(
             layers.append(_norm_conv(f"{name} conv 2", width, width, size))
             channels = width
     layers.append(Layer("average", f"{channels} x {size[0]} x {size[1]}", (channels,)))
-    parameters, multiply_adds = (channels + 1) * num_classes, channels * num_classes
-    layers.append(Layer("logits", "linear", (num_classes,), parameters, multiply_adds))
+    outputs = _count_outputs(num_outputs, num_classes)
+    layers.append(Layer("logits", "linear", (outputs,), (channels + 1) * outputs, channels * outputs))
     _check_size(layers)
     return count, layers
+
+
+def _count_outputs(num_outputs: int | None, num_classes: int) -> int:
+    """Logits of a network: the single one of two classes has the sigmoid as its softmax."""
+    options = [1, 2] if num_classes == 2 else [num_classes]
+    if num_outputs is not None and num_outputs not in options:
+        listed = " or ".join(map(str, options))
+        raise ConfigError(f"model.num_outputs={num_outputs}: for {num_classes} classes it must be {listed}")
+    return num_outputs or options[0]
 
 
 def _count_residual_blocks(depth: int, widths: Sequence[int]) -> int:

@@ -92,6 +92,7 @@ MISTAKES = {
     "model.hidden=[1000000000]": (
         "model: this network would have 3,147,000,018,826 parameters, and 500,000,000 is the most: use "
     ),
+    "model.num_outputs=3": "model.num_outputs=3: for 10 classes it must be 10",
     "optimizer=adamm": "optimizer=adamm is not an option; did you mean 'adam'? (there are adam, ",
     "experiment=articel": "experiment=articel is not an option; did you mean 'article'? (there are article, ",
     "scheduler=plateau data.val_size=0": (

@@ -136,6 +136,11 @@ def _pool_windows(maps: np.ndarray) -> np.ndarray:
     return whole.reshape(channels, rows, POOL_SIZE, columns, POOL_SIZE)
 
 
+def make_class_logits(outputs: np.ndarray) -> np.ndarray:
+    """One logit a class: with a single output z, of two classes, they are 0 and z."""
+    return np.array([0, *outputs]) if len(outputs) == 1 else outputs
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities that sum to 1. Only differences count, and less the largest no exponential overflows."""
     powers = np.exp(logits - logits.max())

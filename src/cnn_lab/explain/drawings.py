@@ -152,7 +152,7 @@ def draw_linear(story: Story) -> Image.Image:
         columns = min(len(values), 128 if len(values) > 1024 else 64)
         padded = np.pad(values, (0, -len(values) % columns)).reshape(-1, columns)
         picture = enlarge(shade(padded, block_scale(values)), columns * min(32, WIDTH // columns))
-        strips.append((f"{name}: {len(values):,} numbers", picture))
+        strips.append((f"{name}: {len(values):,} number{'s' if len(values) > 1 else ''}", picture))
     return stack_pictures(strips)
 
 

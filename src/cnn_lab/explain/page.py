@@ -58,7 +58,9 @@ def tell_moved(story: Story) -> dict[str, Any]:
         "side": side,
         "bright": bright.sum(),
         "still": (bright & (moved > 127)).sum(),
-        "moved": arithmetic.softmax(arithmetic.run_network(story.net, image)[-1].output),
+        "moved": arithmetic.softmax(
+            arithmetic.make_class_logits(arithmetic.run_network(story.net, image)[-1].output)
+        ),
     }
 
 

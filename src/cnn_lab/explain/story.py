@@ -89,7 +89,7 @@ class Story:
 
     @property
     def logits(self) -> np.ndarray:
-        return self.steps[-1].output
+        return arithmetic.make_class_logits(self.steps[-1].output)
 
     @cached_property
     def probabilities(self) -> np.ndarray:

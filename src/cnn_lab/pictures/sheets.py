@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 MARGIN, GAP = 12, 6  # pixels
-CELL = (25, 23)  # pixels of a confusion matrix's cell
+CELL = 23  # pixels of a cell of a confusion matrix: its height, and its least width
 RIGHT = (225, 225, 225)
 
 
@@ -104,23 +104,24 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Im
     colors[np.diag_indices(len(counts))] = RIGHT
     left = MARGIN + 60 + math.ceil(max(map(font.getlength, names)))
     top = MARGIN + 30
+    width = max(CELL, GAP + math.ceil(font.getlength(str(counts.max()))))
     written = max(bold.getlength(title), font.getlength(legend))
-    width = max(left + len(counts) * CELL[0], MARGIN + math.ceil(written))
-    sheet = Image.new("RGB", (width + MARGIN, top + len(counts) * CELL[1] + 44 + MARGIN), "white")
+    right = max(left + len(counts) * width, MARGIN + math.ceil(written))
+    sheet = Image.new("RGB", (right + MARGIN, top + len(counts) * CELL + 44 + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN - 3), title, fill="black", font=bold)
     for row, name in enumerate(names):
-        middle = top + (row + 0.5) * CELL[1]
+        middle = top + (row + 0.5) * CELL
         share = f"{name}  {counts[row, row] / totals[row]:6.1%}"
         draw.text((left - 8, middle), share, fill="black", font=font, anchor="rm")
-        x = left + (row + 0.5) * CELL[0]
-        draw.text((x, top + len(counts) * CELL[1] + 6), heads[row], fill="black", font=font, anchor="ma")
+        x = left + (row + 0.5) * width
+        draw.text((x, top + len(counts) * CELL + 6), heads[row], fill="black", font=font, anchor="ma")
     for (row, column), count in np.ndenumerate(counts):
-        corner = (left + column * CELL[0], top + row * CELL[1])
-        end = (corner[0] + CELL[0] - 1, corner[1] + CELL[1] - 1)
+        corner = (left + column * width, top + row * CELL)
+        end = (corner[0] + width - 1, corner[1] + CELL - 1)
         draw.rectangle((*corner, *end), fill=tuple(colors[row, column]))
         if count:
-            middle = (corner[0] + CELL[0] / 2, corner[1] + CELL[1] / 2)
+            middle = (corner[0] + width / 2, corner[1] + CELL / 2)
             draw.text(middle, str(count), fill="black", font=font, anchor="mm")
     draw.rectangle((left - 1, top - 1, end[0] + 1, end[1] + 1), outline=GRAY)
     draw.text((MARGIN, end[1] + 26), legend, fill="black", font=font)

@@ -88,7 +88,8 @@ class Trained:
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (n, classes), float32, of images (n, channels, height, width), uint8."""
         batches = np.split(images, range(BATCH, len(images), BATCH))
-        return np.concatenate([self.net(self.normalise(batch)).softmax(dim=1).numpy() for batch in batches])
+        logits = (self.classifier(self.normalise(batch)) for batch in batches)
+        return np.concatenate([values.softmax(dim=1).numpy() for values in logits])
 
     def require_gray(self, purpose: str) -> int:
         """The side in pixels of the data's images, if they are gray squares.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from cnn_lab import __version__
+from cnn_lab.classifier import make_class_logits
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.record import read_result, read_rows
 from cnn_lab.runs.trained import BATCH, Trained, load_trained
@@ -118,7 +119,8 @@ class Predictor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Not the data module's own, which writes into the tensor: that is exported for one batch size only.
-        return self.net((self.shuffle(images).float() / 255 - self.mean) / self.std).softmax(dim=1)
+        pixels = (self.shuffle(images).float() / 255 - self.mean) / self.std
+        return make_class_logits(self.net(pixels)).softmax(dim=1)
 
 
 def serialise(trained: Trained, metadata: dict[str, Any], kind: str) -> bytes:
