@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cnn_lab.assembly import assemble
-from cnn_lab.classifier import ImageClassifier
+from cnn_lab.classifier import ImageClassifier, make_class_logits
 from cnn_lab.errors import ConfigError, DataError, printable
 from cnn_lab.model import CNN
 from cnn_lab.runs.checkpoints import describe_version, first_line, load_checkpoint
@@ -88,7 +88,7 @@ class Trained:
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (n, classes), float32, of images (n, channels, height, width), uint8."""
         batches = np.split(images, range(BATCH, len(images), BATCH))
-        logits = (self.classifier(self.normalise(batch)) for batch in batches)
+        logits = (make_class_logits(self.net(self.normalise(batch))) for batch in batches)
         return np.concatenate([values.softmax(dim=1).numpy() for values in logits])
 
     def require_gray(self, purpose: str) -> int:
