@@ -1,17 +1,14 @@
 """Open a page to draw a digit on, and see what a trained network makes of it as you draw."""
 
 import argparse
-from pathlib import Path
 
 from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import run_command
+from cnn_lab.terminal.command import add_run, run_command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "run", nargs="?", type=Path, help="run directory or checkpoint (default: the latest run)"
-    )
+    add_run(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=read_port, default=7860, help="0 for any that is free (default: %(default)s)"
@@ -26,7 +23,7 @@ def main() -> None:
 
         from cnn_lab.runs.trained import load_trained  # after all that may be missing, since it takes seconds
 
-        trained = load_trained(checkpoint)
+        trained = load_trained(checkpoint, arguments.trust)
         about = describe(trained, run_dir)
         page = build_page(trained, about)
         print(about)

@@ -2,20 +2,17 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import run_command
+from cnn_lab.terminal.command import add_run, run_command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "run", nargs="?", type=Path, help="run directory or checkpoint (default: the latest run)"
-    )
+    add_run(parser)
     parser.add_argument("--split", choices=("test", "val"), default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     arguments = parser.parse_args()
@@ -24,7 +21,8 @@ def main() -> None:
     from cnn_lab.terminal.screen import Screen, shorten
     from cnn_lab.use.evaluation import evaluate
 
-    result = {"run": str(run_dir), "checkpoint": str(checkpoint), **evaluate(checkpoint, arguments.split)}
+    measured = evaluate(checkpoint, arguments.split, arguments.trust)
+    result = {"run": str(run_dir), "checkpoint": str(checkpoint), **measured}
     if arguments.json:
         print(json.dumps(result, indent=2))
         return

@@ -4,14 +4,12 @@ import argparse
 from pathlib import Path
 
 from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import run_command
+from cnn_lab.terminal.command import add_run, run_command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "run", nargs="?", type=Path, help="run directory or checkpoint (default: the latest run)"
-    )
+    add_run(parser)
     digit = parser.add_mutually_exclusive_group()
     digit.add_argument("--image", type=Path, metavar="FILE", help="a picture of a digit")
     digit.add_argument(
@@ -28,7 +26,8 @@ def main() -> None:
     from cnn_lab.terminal.screen import Screen, shorten
 
     folder = arguments.output or run_dir
-    page, story = explain(load_trained(checkpoint), run_dir, folder, arguments.image, arguments.index)
+    trained = load_trained(checkpoint, arguments.trust)
+    page, story = explain(trained, run_dir, folder, arguments.image, arguments.index)
     screen = Screen()
     probability = story.probabilities[story.guess]
     screen.show(f"{story.example.source}: {story.answer} ({probability:.2%}){story.truth}")

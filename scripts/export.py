@@ -4,14 +4,12 @@ import argparse
 from pathlib import Path
 
 from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import run_command
+from cnn_lab.terminal.command import add_run, run_command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "run", nargs="?", type=Path, help="run directory or checkpoint (default: the latest run)"
-    )
+    add_run(parser)
     parser.add_argument(
         "--format",
         choices=("onnx", "torch"),
@@ -30,7 +28,7 @@ def main() -> None:
     from cnn_lab.terminal.screen import Screen, shorten
     from cnn_lab.use.export import describe_input, export
 
-    exported = export(run_dir, checkpoint, arguments.format, arguments.output)
+    exported = export(run_dir, checkpoint, arguments.format, arguments.output, arguments.trust)
     screen = Screen()
     trained = exported.trained
     screen.show(f"{shorten(checkpoint)}, after epoch {trained.epoch}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import run_command
+from cnn_lab.terminal.command import add_run, run_command
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="files, folders of them, or - for standard input"
     )
-    parser.add_argument("--run", type=Path, help="run directory or checkpoint (default: the latest run)")
+    add_run(parser, "--run")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     parser.add_argument(
         "--show", type=Path, metavar="FILE", help="write a picture of what was given, seen and guessed"
@@ -26,7 +26,7 @@ def main() -> None:
     from cnn_lab.terminal.screen import Screen, shorten
     from cnn_lab.use.prediction import SHOWN, draw_predictions, predict, read_pictures
 
-    trained = load_trained(checkpoint)
+    trained = load_trained(checkpoint, arguments.trust)
     predictions = predict(trained, read_pictures(arguments.images, trained.require_gray("predict.py")))
     if arguments.show:
         draw_predictions(predictions, arguments.show)

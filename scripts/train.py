@@ -14,7 +14,7 @@ from cnn_lab.errors import CnnLabError
 from cnn_lab.runs.directory import STAMP, clean_label, make_label, new_run_directory
 from cnn_lab.runs.resume import plan_resume
 from cnn_lab.settings.config import check_config, list_typed
-from cnn_lab.settings.typed import check_typed, order_options
+from cnn_lab.settings.typed import arrange, check_typed
 from cnn_lab.sweeps.job import run_job
 from cnn_lab.terminal.command import fail, run_command
 
@@ -25,7 +25,7 @@ def start() -> None:
         print(f"cnn-lab {__version__}")
         return
     check_typed(sys.argv[1:])
-    sys.argv[1:] = order_options(sys.argv[1:])
+    sys.argv[1:] = arrange(sys.argv[1:])
     main()
 
 
@@ -45,7 +45,8 @@ def train_once(config: DictConfig, overrides: list[str]) -> None:
     """Check the settings and train, in a new directory or in the one of a run that goes on."""
     settings = check_config(config)
     if settings["resume"]:
-        resumed = plan_resume(settings["resume"], overrides, Path(settings["output_dir"]))
+        outputs = Path(settings["output_dir"])
+        resumed = plan_resume(settings["resume"], overrides, outputs, settings["trust"])
     from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
 
     if settings["resume"]:

@@ -1,17 +1,22 @@
 """The objects that a checked config names by `_target_`: a data module, and a classifier with its network."""
 
-from collections.abc import Mapping
+import inspect
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.pytorch import LightningDataModule
-from torch import nn
+from torch import Tensor, nn
 
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import CnnLabError, ConfigError, list_own_lines
+from cnn_lab.shapes import Layer
 
 T = TypeVar("T")
+SLIDING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.BatchNorm2d)  # each weight is used at each position
 
 
 def make(group: str, node: Mapping[str, Any], kind: type[T], **supplied: Any) -> T:
@@ -24,7 +29,10 @@ def make(group: str, node: Mapping[str, Any], kind: type[T], **supplied: Any) ->
         made = instantiate(dict(node), **supplied, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
-        raise ConfigError(str(cause) if isinstance(cause, ConfigError) else f"{group}: {cause}") from error
+        if isinstance(cause, ConfigError):
+            raise ConfigError(str(cause)) from error
+        cause = cause.__cause__ if isinstance(cause, ImportError) and cause.__cause__ else cause
+        raise ConfigError(f"{group}: {cause}{list_own_lines(cause)}") from error
     if not isinstance(made, kind):
         raise ConfigError(f"{group}._target_={node['_target_']} makes no {kind.__name__}")
     return made
@@ -35,11 +43,11 @@ def assemble(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClass
 
     Raises:
         ConfigError: for settings that their constructors refuse.
+        CnnLabError: for a network that fails on an image, or makes no logits of it.
     """
     data = make("data", config["data"], LightningDataModule, seed=config["seed"])
-    net = make(
-        "model", config["model"], nn.Module, input_shape=data.input_shape, num_classes=data.num_classes
-    )
+    net = make_network(config["model"], input_shape=data.input_shape, num_classes=data.num_classes)
+    is_planned = type(net).__module__.startswith("cnn_lab.") and hasattr(net, "layers")
     classifier = ImageClassifier(
         net,
         data.num_classes,
@@ -47,5 +55,75 @@ def assemble(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClass
         make_scheduler=instantiate(config["scheduler"], _partial_=True, _convert_="all"),
         label_smoothing=config["label_smoothing"],
         watched=data.watched,
+        layers=net.layers if is_planned else measure(net, data.input_shape, data.num_classes),  # type: ignore[arg-type]
     )
     return data, classifier
+
+
+def make_network(node: Mapping[str, Any], **facts: Any) -> nn.Module:
+    """The network, told those of the data's `facts` that its constructor takes.
+
+    Raises:
+        ConfigError: as `make`.
+    """
+    try:
+        taken = inspect.signature(get_object(node["_target_"])).parameters
+        is_open = any(item.kind is item.VAR_KEYWORD for item in taken.values())
+        facts = {name: value for name, value in facts.items() if is_open or name in taken}
+    except Exception:  # noqa: S110 - what is wrong with it is told when it is made
+        pass
+    return make("model", node, nn.Module, **facts)
+
+
+def measure(net: nn.Module, input_shape: Sequence[int], num_classes: int) -> list[Layer]:
+    """The layers of any network, from what they make of two black images; it is left as it was.
+
+    A layer is a module that has weights of its own or no modules inside. Multiply-adds are those of
+    convolutions, linear layers and batch norm. What `forward` computes without a module has no row.
+
+    Raises:
+        CnnLabError: when the network fails, with the lines of its code that do, or makes no logits.
+    """
+    called: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+    modes = {module: module.training for module in net.modules()}
+    hooks = [
+        module.register_forward_hook(lambda *call, name=name: called.append((name, call[0], _size(call[2]))))
+        for name, module in net.named_modules()
+        if not list(module.children()) or list(module.parameters(recurse=False))
+    ]
+    shape = (2, *input_shape)
+    what = f"{type(net).__module__}.{type(net).__qualname__}, given images {shape},"
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            logits = net.eval()(torch.zeros(shape))
+    except Exception as error:
+        raise CnnLabError(f"{what} fails: {type(error).__name__}: {error}{list_own_lines(error)}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        made = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise CnnLabError(f"{what} makes {made}: it must make {(2, num_classes)}, a logit for each class")
+    counted: set[nn.Parameter] = set()
+    rows = [_describe(name or type(net).__name__, module, size, counted) for name, module, size in called]
+    rest = sum(weights.numel() for weights in net.parameters() if weights not in counted)
+    return [*rows, Layer("other weights", "", (), rest)] if rest else rows
+
+
+def _size(output: Any) -> tuple[int, ...]:
+    first = output[0] if isinstance(output, tuple) else output
+    return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
+
+
+def _describe(name: str, module: nn.Module, size: tuple[int, ...], counted: set[nn.Parameter]) -> Layer:
+    """A row of the layer table; weights that several modules share are counted in the first."""
+    weights = [item for item in module.parameters(recurse=False) if item not in counted]
+    counted.update(weights)
+    is_sliding = isinstance(module, SLIDING) and module.weight is not None
+    multiply_adds = module.weight.numel() * math.prod(size) // len(module.weight) if is_sliding else 0
+    kernel = getattr(module, "kernel_size", ())  # of a convolution or a pool
+    sides = "x".join(map(str, kernel if isinstance(kernel, tuple) else (kernel,)))
+    operation = f"{type(module).__name__} {sides}".rstrip()
+    return Layer(name, operation, size, sum(item.numel() for item in weights), multiply_adds)

@@ -1,6 +1,6 @@
 """The LightningModule: what a step computes, what is measured, and how the weights are updated."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cnn_lab.errors import ConfigError
+from cnn_lab.shapes import Layer
 
 Batch = tuple[Tensor, Tensor]
 
@@ -74,6 +75,7 @@ class ImageClassifier(LightningModule):
         label_smoothing: share of each label that training spreads over all classes, in [0, 1). What is
             measured on other images is the plain cross-entropy.
         watched: name of the split that Lightning's validation loop measures, "val" or "test".
+        layers: the network's, for the table of them.
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class ImageClassifier(LightningModule):
         make_scheduler: Callable[[Optimizer, float], dict[str, Any] | None],
         label_smoothing: float = 0.0,
         watched: str = "val",
+        layers: Sequence[Layer] = (),
     ) -> None:
         super().__init__()
         self.net = net
+        self.layers = list(layers)
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
         self.label_smoothing = label_smoothing

@@ -2,8 +2,12 @@
 
 import difflib
 import math
+import os
 import re
+import sysconfig
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal would obey some of these
 LARGEST_INT = 10**18  # what libraries compute with fits into 64 bits
@@ -50,6 +54,18 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """The text without what a terminal would obey."""
     return "\n".join(UNPRINTABLE.sub("", line) for line in text.split("\n"))
+
+
+def list_own_lines(error: BaseException) -> str:
+    """A line for each call on the way to `error` that is in no library and not in this package."""
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    others = (*libraries, str(Path(__file__).parent), "<")
+    calls = traceback.extract_tb(error.__traceback__)
+    return "".join(
+        f"\n  {os.path.relpath(call.filename)}, line {call.lineno}, in {call.name}: {call.line}"
+        for call in calls
+        if not call.filename.startswith(others)
+    )
 
 
 def check_range(key: str, value: object, interval: str) -> None:

@@ -62,7 +62,8 @@ def train(
     run = Run(run_dir, label=label, overrides=list(overrides), seed=config["seed"], fingerprint=name)
     screen = Screen(quiet=quiet or not run.writes)
     checkpoint = run_dir / LAST_CHECKPOINT if (run_dir / LAST_CHECKPOINT).is_file() else None
-    events = EventLogger(run_dir, load_checkpoint(checkpoint)["global_step"] + 1 if checkpoint else None)
+    done = load_checkpoint(checkpoint, trust=True)["global_step"] if checkpoint else None
+    events = EventLogger(run_dir, None if done is None else done + 1)
     stop = StopRequest()
     own = make_callbacks(config, run, events, stop, screen)
     settings = run.keep_precision(config["trainer"])

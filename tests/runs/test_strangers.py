@@ -269,7 +269,7 @@ def test_a_value_of_any_type_ends_in_one_message_or_none(checkpoint: dict[str, A
 
 def test_every_option_of_this_project_may_be_stored() -> None:
     for path in (PROJECT / "conf").glob("*/*.yaml"):
-        if path.parent.name in GROUPS:
+        if path.parent.name in GROUPS and path.stem != "own":
             check_trusted(check_config(compose_config(f"{path.parent.name}={path.stem}")))
 
 
@@ -301,9 +301,7 @@ def test_a_target_that_does_not_belong_where_it_is_is_refused(settings: dict[str
             (changed[group][name] if name else changed[group])["_target_"] = target
             with pytest.raises(ConfigError) as caught:
                 check_trusted(changed)
-            assert str(caught.value).startswith(
-                f"{key}._target_={target} is refused: a stored config may name only "
-            )
+            assert str(caught.value).startswith(f"{key}._target_={target} is refused: it would run code ")
     assert set(sys.modules) == before
 
 

@@ -37,9 +37,6 @@ MISTAKES = {
     "+optimizer.weigth_decay=1": (
         f"optimizer.weigth_decay is no setting of torch.optim.Adam; did you mean 'weight_decay'? {OF_ADAM}"
     ),
-    "optimizer.maximize=true": (
-        "optimizer.maximize is not in the config, but torch.optim.Adam takes it: type +optimizer.maximize=..."
-    ),
     "~optimizer.lr +optimizer.lrate=1": f"optimizer.lrate is no setting of torch.optim.Adam {OF_ADAM}",
     "+scheduler.eta_min=1": "scheduler.eta_min is no setting of cnn_lab.scheduler.constant (it has none)",
     "early_stopping.patiense=3": (
@@ -47,7 +44,10 @@ MISTAKES = {
     ),
     "model.input_shape=[3,32,32]": "model.input_shape cannot be set: the run sets it itself",
     "+trainer.fast_dev_run=true": "trainer.fast_dev_run cannot be set: the run sets it itself",
-    "model._target_=cnn_lab.model.CNM": "model._target_=cnn_lab.model.CNM: there is no 'cnn_lab.model.CNM'",
+    "model._target_=cnn_lab.model.CNM": "model._target_=cnn_lab.model.CNM: there is no 'cnn_lab.model.CNM' in ",
+    "model._target_=my_nets.MyNet": (
+        f"model._target_=my_nets.MyNet: there is no module 'my_nets', neither in {Path.cwd()} nor installed"
+    ),
     "hydra.run.dir=foo": "hydra.run.dir=foo cannot be set: of Hydra's own settings there are hydra.launcher, ",
     "hydra.output_subdir=../../x": "hydra.output_subdir=../../x cannot be set: ",
     "seed=one": "seed=one has the wrong type: it takes int",

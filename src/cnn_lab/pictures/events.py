@@ -7,9 +7,9 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch import nn
 from torch.utils.tensorboard.summary import hparams
 
+from cnn_lab.shapes import Layer
 from cnn_lab.terminal.screen import format_layers
 
 BLOCKS_COMPARED = 4
@@ -49,13 +49,12 @@ class EventLogger(TensorBoardLogger):
         """Write out what is buffered; no hparams.yaml, since config.yaml holds the settings."""
         self.experiment.flush()
 
-    def log_start(self, config: Mapping[str, Any], net: nn.Module) -> None:
-        """Write what is known before training: the config, and the layers of a network that lists them."""
+    def log_start(self, config: Mapping[str, Any], layers: Sequence[Layer]) -> None:
+        """Write what is known before training: the config and the network's layers."""
         writer = self.experiment
         writer.add_custom_scalars(CHARTS)
         writer.add_text("config", _as_code(config))
-        if hasattr(net, "layers"):
-            writer.add_text("layers", _as_markdown(format_layers(net.layers)))  # type: ignore[arg-type]
+        writer.add_text("layers", _as_markdown(format_layers(layers)))
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         """Write a row of metrics.csv: what Lightning has not written, and the metrics by epoch."""

@@ -122,7 +122,7 @@ class Pictures(Callback):
         if not self._is_due(trainer):
             return
         self._show_kernels(pl_module.net, trainer)
-        if hasattr(pl_module.net, "feature_maps"):
+        if hasattr(type(pl_module.net), "feature_maps"):
             self._show_maps(pl_module.net, trainer)
         if sum(trainer.num_val_batches):
             self._show_answers(pl_module, trainer)
@@ -139,7 +139,7 @@ class Pictures(Callback):
     ) -> None:  # type: ignore[override]
         """Gather the features of the first test images."""
         missing = self.embedding - sum(len(parts[0]) for parts in self._embedded)
-        if missing > 0 and hasattr(pl_module.net, "embed"):
+        if missing > 0 and hasattr(type(pl_module.net), "embed"):
             images, labels, guesses = batch[0][:missing], batch[1][:missing], outputs[:missing].argmax(dim=1)
             self._embedded.append([pl_module.net.embed(images), images, labels, guesses])
 

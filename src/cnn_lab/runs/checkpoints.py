@@ -113,8 +113,11 @@ class Checkpoints(Checkpoint):
             raise RunInterrupted(signal)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     """A checkpoint as plain data and tensors, its config checked; nothing in the file is executed.
+
+    Args:
+        trust: see `check_trusted`.
 
     Raises:
         ConfigError: when it is no checkpoint of this project, or its config is refused.
@@ -130,7 +133,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # damaged and hostile files make their readers raise anything
         reason = f": {error}" if isinstance(error, ConfigError) else ""
         raise ConfigError(f"{path} is not a checkpoint of this project{reason}") from error
-    check_trusted(checkpoint["config"])
+    check_trusted(checkpoint["config"], trust)
     try:
         checkpoint["config"] = check_config(checkpoint["config"])
     except Exception as error:  # a value of a type that nobody would type

@@ -81,7 +81,9 @@ def make_label(overrides: Sequence[str]) -> str:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if meaning_of(key) in ("place", "hardware") or key.startswith("hydra"):
+        if key.endswith("._target_"):
+            key, value = key.removesuffix("._target_"), value.rpartition(".")[2]
+        if override == "model=own" or meaning_of(key) in ("place", "hardware") or key.startswith("hydra"):
             continue
         name = key if key in GROUPS else key.rpartition(".")[2]
         words = [value] if key == "experiment" else [name, *re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)]

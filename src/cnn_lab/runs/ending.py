@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnn_lab.errors import CnnLabError, RunInterrupted, RunPruned
+from cnn_lab.errors import CnnLabError, RunInterrupted, RunPruned, list_own_lines
 from cnn_lab.pictures.curves import draw_curves
 from cnn_lab.runs.lock import hold
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
@@ -77,7 +77,8 @@ def _describe_failure(run: Run, error: Exception) -> str:
     while cause and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
     if not cause:
-        return f"the run failed: {type(error).__name__}: {error}\nIts log: {shorten(run.path / 'train.log')}"
+        reason = f"{type(error).__name__}: {error}{list_own_lines(error)}"
+        return f"the run failed: {reason}\nIts log: {shorten(run.path / 'train.log')}"
     has_checkpoint = (run.path / LAST_CHECKPOINT).is_file()
     then = f"go on with: {_resume_command(run)}" if has_checkpoint else "start it again"
     reason = cause.strerror or cause
@@ -87,4 +88,5 @@ def _describe_failure(run: Run, error: Exception) -> str:
 
 
 def _resume_command(run: Run) -> str:
-    return f"python {type_path(PROJECT / 'scripts' / 'train.py')} {type_override('resume', run.path)}"
+    trust = " trust=true" if run.needs_trust() else ""
+    return f"python {type_path(PROJECT / 'scripts' / 'train.py')} {type_override('resume', run.path)}{trust}"

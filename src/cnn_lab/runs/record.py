@@ -20,9 +20,9 @@ from typing import Any
 import yaml
 
 from cnn_lab import __version__
-from cnn_lab.errors import printable
+from cnn_lab.errors import ConfigError, printable
 from cnn_lab.runs.lock import is_alive, is_helper_process
-from cnn_lab.runs.trust import read_text
+from cnn_lab.runs.trust import check_trusted, read_text, read_yaml
 from cnn_lab.settings.config import PROJECT
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
@@ -90,6 +90,14 @@ class Run:
         if not self.writes:
             return
         replace_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    def needs_trust(self) -> bool:
+        """Whether its config names code that is used only if the user says that it is their own."""
+        try:
+            check_trusted(read_yaml(self.path / "config.yaml"))
+        except ConfigError:
+            return True
+        return False
 
     def update(self, **values: Any) -> None:
         """Set values of result.json and write it, with the seconds until now, as a sign of life."""

@@ -57,7 +57,7 @@ class Recorder(Callback):
         )
         if not trainer.ckpt_path:
             self.run.keep_epochs(0)
-        self.events.log_start(self.config, pl_module.net)
+        self.events.log_start(self.config, pl_module.layers)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Go on after the checkpoint's last step."""

@@ -25,13 +25,14 @@ WITH_AN_END = ("cnn_lab.scheduler.cosine", "cnn_lab.scheduler.one_cycle")
 
 
 def plan_resume(
-    path: str, overrides: Sequence[str], output_dir: Path
+    path: str, overrides: Sequence[str], output_dir: Path, trust: bool = False
 ) -> tuple[dict[str, Any], Path, str, list[str]]:
     """What `cnn_lab.training.train` needs to go on with a run: settings, directory, label, overrides.
 
     Args:
         path: "latest", or a run directory.
         overrides: what was typed, `resume` included.
+        trust: see `check_trusted`.
 
     Raises:
         ConfigError: when there is no such run, another process runs it, it has no checkpoint or nothing left
@@ -40,7 +41,7 @@ def plan_resume(
     run_dir = _find(path, output_dir)
     earlier = read_result(run_dir)
     stored = read_yaml(run_dir / "config.yaml")
-    check_trusted(stored)
+    check_trusted(stored, trust)
     changes = _read_changes(overrides, flatten(stored))
     config = OmegaConf.create(stored)
     for key, value in changes.items():
@@ -51,7 +52,7 @@ def plan_resume(
         settings["data"]["root"] = str(PROJECT / "data")
     _check_worth(run_dir, settings, earlier, [key for key in changes if meaning_of(key) == "length"])
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
-    typed = [override for override in overrides if not override.startswith(("resume=", "output_dir="))]
+    typed = [item for item in overrides if not item.startswith(("resume=", "output_dir=", "trust="))]
     return settings, run_dir, str(earlier.get("label")), [*earlier.get("overrides", []), *typed]
 
 
@@ -73,7 +74,7 @@ def _read_changes(overrides: Sequence[str], stored: dict[str, Any]) -> dict[str,
     changes = {}
     for override in parse(overrides):
         key, value = override.key_or_group, override.value()
-        if key in ("resume", "output_dir") or (key in stored and stored[key] == value):
+        if key in ("resume", "output_dir", "trust") or (key in stored and stored[key] == value):
             continue
         if meaning_of(key) not in CHANGEABLE:
             listed = ", ".join(name for meaning in CHANGEABLE[:3] for name in MEANINGS[meaning])

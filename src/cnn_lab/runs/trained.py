@@ -123,8 +123,11 @@ class Trained:
         )
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained(path: Path, trust: bool = False) -> Trained:
     """Build a checkpoint's network with its weights.
+
+    Args:
+        trust: see `check_trusted`.
 
     Raises:
         ConfigError: when the file is no checkpoint of this project, its config is refused, or its weights do
@@ -132,7 +135,7 @@ def load_trained(path: Path) -> Trained:
     """
     claim_lightning_logs()
     tune_cpu()
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, trust)
     config, weights = checkpoint["config"], checkpoint["state_dict"]
     for device in ("meta", "cpu"):  # on the first a network that the file does not fill costs nothing
         try:

@@ -5,11 +5,12 @@ Nothing here imports torch.
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import MISSING
 
 from cnn_lab.errors import UNPRINTABLE, ConfigError, printable
 from cnn_lab.settings.config import GROUPS, PROJECT
@@ -20,21 +21,31 @@ LARGEST_TEXT = 10_000_000  # bytes of a run's files of text, far more than a run
 LARGEST_CONFIG = 500_000  # bytes, of which the configs of a long sweep take a tenth
 
 
-def check_trusted(config: Any) -> None:
+def check_trusted(config: Any, trust: bool = False) -> None:
     """Refuse a stored config that is not plain data, or has a target that no file of conf/ has there.
 
     Nothing is imported to find out.
 
+    Args:
+        trust: the user says that the run is their own, so that it may have any target.
+
     Raises:
         ConfigError: naming the key, and the target.
     """
+    foreign = []
     for path, value in walk_plain(config):
         if path[-1] == "_target_":
-            _check_target(path, value)
+            is_known = isinstance(value, str) and value in list_targets().get(path, ())
+            foreign += [] if is_known else [f"{'.'.join(path)}={value!s:.100}"]
         elif path[-1].startswith("_") and path[-1] != "_partial_":
             raise ConfigError(f"{'.'.join(path)} is refused: a stored config may not have it")
         elif isinstance(value, str) and "${" in value:
             raise ConfigError(f"{'.'.join(path)}={value} is refused: a stored config is resolved already")
+    if foreign and not trust:
+        raise ConfigError(
+            f"{', '.join(foreign)} is refused: it would run code that no file in conf/ names there; if the "
+            "run and that code are your own, add --trust (to resume=, trust=true)"
+        )
 
 
 def walk_plain(config: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -122,16 +133,6 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, float | list)
 
 
-def _check_target(path: Sequence[str], target: Any) -> None:
-    key, allowed = ".".join(path), list_targets().get(tuple(path), set())
-    if not isinstance(target, str) or target not in allowed:
-        listed = f"only {', '.join(sorted(allowed))}" if allowed else "no target"
-        raise ConfigError(
-            f"{key}={target!s:.100} is refused: a stored config may name {listed} there, which the files in "
-            f"conf/{path[0]}/ name"
-        )
-
-
 @functools.cache
 def list_targets() -> dict[tuple[str, ...], set[str]]:
     """The targets that this project's own config files name, by the keys that lead to them."""
@@ -139,6 +140,6 @@ def list_targets() -> dict[tuple[str, ...], set[str]]:
     for group in GROUPS:
         for file in (PROJECT / "conf" / group).glob("*.yaml"):
             for path, value in walk_plain(yaml.load(file.read_bytes(), YAML_LOADER)):  # noqa: S506
-                if path[-1] == "_target_":
+                if path[-1] == "_target_" and value != MISSING:
                     found.setdefault((group, *path), set()).add(value)
     return found

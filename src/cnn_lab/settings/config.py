@@ -51,22 +51,28 @@ class Sweep:
     jobs_per_gpu: int = 1
 
 
+def _open_node() -> DictConfig:
+    """A node that any setting may be typed into: `check_group` knows which ones the target takes."""
+    return DictConfig({}, flags={"struct": False})
+
+
 @dataclass
 class Config:
     """The top level of a config: a node for each group, and the keys that belong to none."""
 
-    data: Any
-    model: Any
-    optimizer: Any
-    scheduler: Any
-    trainer: Any
     output_dir: str
+    data: Any = field(default_factory=_open_node)
+    model: Any = field(default_factory=_open_node)
+    optimizer: Any = field(default_factory=_open_node)
+    scheduler: Any = field(default_factory=_open_node)
+    trainer: Any = field(default_factory=_open_node)
     seed: int = 0
     label: str | None = None
     label_smoothing: float = 0.0
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoint_minutes: float = 5.0
     resume: str | None = None
+    trust: bool = False
     pictures: Pictures = field(default_factory=Pictures)
     sweep: Sweep = field(default_factory=Sweep)
 

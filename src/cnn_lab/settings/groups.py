@@ -64,12 +64,15 @@ def read_parameters(group: str, target: str) -> dict[str, Parameter] | None:
     """What may be set for the class or function `target`, by name; None where that cannot be told.
 
     Raises:
-        ConfigError: when there is no such class or function.
+        ConfigError: when there is no such class or function, or its module is no Python.
     """
     try:
         parameters = read_signature(target)
     except LookupError as error:
         raise ConfigError(f"{group}._target_={target}: {error.args[0]}") from None
+    except SyntaxError as error:
+        place = f"{error.filename}, line {error.lineno}"
+        raise ConfigError(f"{group}._target_={target}: {place}: {error.msg}") from error
     if parameters is None:
         return None
     return {name: value for name, value in parameters.items() if name not in SUPPLIED.get(group, ())}

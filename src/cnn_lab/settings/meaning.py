@@ -9,7 +9,7 @@ from cnn_lab.settings.config import flatten
 
 # Every other setting is part of what a run is. A group's name stands for all that is below it.
 MEANINGS = {
-    "place": ("label", "output_dir", "resume", "sweep", "data.root"),
+    "place": ("label", "output_dir", "resume", "trust", "sweep", "data.root"),
     "hardware": (
         "trainer.accelerator", "trainer.devices", "trainer.strategy", "data.num_workers",
     ),

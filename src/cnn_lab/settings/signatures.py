@@ -7,7 +7,9 @@ target that came out of a file runs no code by being checked.
 import ast
 import functools
 import importlib.util
+import sys
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ def read_signature(target: str) -> dict[str, Parameter] | None:
 
     Raises:
         LookupError: when there is no such module or name.
+        SyntaxError: when a module on the way to it is no Python.
     """
     definition = _find(target)
     skip = 0
@@ -70,13 +73,24 @@ def _read_fields(definition: ast.ClassDef) -> dict[str, Parameter]:
 def _find(target: str) -> ast.stmt | None:
     """The definition of a dotted name, followed through the imports of the modules on its way."""
     package, *names = target.split(".")
+    spec = _find_package(package)
+    if spec is None:
+        raise LookupError(f"there is no module '{package}', neither in {Path.cwd()} nor installed")
+    folders = [*(spec.submodule_search_locations or ()), ""]
+    return _find_in(Path(spec.origin or Path(folders[0], "__init__.py")), names, target)
+
+
+def _find_package(name: str) -> ModuleSpec | None:
+    """What is installed, or else lies in the working directory, where Python then finds it, too."""
     try:
-        spec = importlib.util.find_spec(package)
+        if spec := importlib.util.find_spec(name):
+            return spec
     except ValueError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise LookupError(f"there is no package '{package}'")
-    return _find_in(Path(spec.origin), names, target)
+        return None
+    here = str(Path.cwd())
+    if spec := PathFinder.find_spec(name, [here]):
+        sys.path.append(here)  # after all else, and only for who names a module that lies there
+    return spec
 
 
 def _find_in(module: Path, names: list[str], target: str) -> ast.stmt | None:
@@ -100,7 +114,7 @@ def _find_in(module: Path, names: list[str], target: str) -> ast.stmt | None:
                 return None
     if any(_hides_names(statement) for statement in _statements(module)):
         return None
-    raise LookupError(f"there is no '{target}'")
+    raise LookupError(f"there is no '{target}' in {module}")
 
 
 def _hides_names(statement: ast.stmt) -> bool:
@@ -121,10 +135,10 @@ def _find_imported(module: Path, statement: ast.ImportFrom, names: list[str]) ->
 @functools.cache
 def _statements(module: Path) -> list[ast.stmt]:
     """The module's statements, also those inside a top-level `if` or `try`."""
-    if module.suffix != ".py":
+    if module.suffix != ".py" or not module.is_file():  # compiled, or a folder without __init__.py
         return []
     found: list[ast.stmt] = []
-    waiting = list(ast.parse(module.read_text(encoding="utf-8")).body)
+    waiting = list(ast.parse(module.read_bytes(), module).body)
     while waiting:
         statement = waiting.pop(0)
         if isinstance(statement, ast.If | ast.Try):

@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from cnn_lab.errors import ConfigError, suggest
-from cnn_lab.settings.config import GROUPS, SCHEMAS
-from cnn_lab.settings.groups import SUPPLIED, describe_supplied, describe_unknown, read_parameters, show
+from cnn_lab.settings.config import SCHEMAS
+from cnn_lab.settings.groups import describe_unknown, read_parameters, show
 
 MULTIRUN = ("-m", "--multirun")
 OPTIONS = (
@@ -55,9 +55,13 @@ def check_typed(arguments: Sequence[str]) -> None:
             )
 
 
-def order_options(arguments: Sequence[str]) -> list[str]:
-    """The same with `-m` in front, where Hydra looks for it."""
-    return sorted(arguments, key=lambda item: item not in MULTIRUN)
+def arrange(arguments: Sequence[str]) -> list[str]:
+    """The same with `-m` in front, where Hydra looks for it, and for `model._target_` no other's settings."""
+    keys = [item.partition("=")[0] for item in arguments]
+    arranged = list(arguments)
+    if "model._target_" in keys and "model" not in keys:
+        arranged.insert(keys.index("model._target_"), "model=own")
+    return sorted(arranged, key=lambda item: item not in MULTIRUN)
 
 
 def _check_sweep(arguments: Sequence[str]) -> None:
@@ -151,15 +155,7 @@ def _explain_key(key: str, node: object) -> str:
     path, _, name = key.rpartition(".")
     if not path:
         return describe_unknown("", name, read_parameters("", SCHEMAS[""]) or ())
-    if name in SUPPLIED.get(path, ()):
-        return describe_supplied(path, name)
-    node = node if isinstance(node, DictConfig) else {}
-    names, target = set(map(str, node)), node.get("_target_", "")
-    if path in GROUPS and target:
-        names |= set(read_parameters(path, target) or ())
-    if name in names:
-        return f"{key} is not in the config, but {target} takes it: type +{key}=..."
-    return describe_unknown(path, name, (item for item in names if not item.startswith("_")), target)
+    return describe_unknown(path, name, map(str, node if isinstance(node, DictConfig) else ()))
 
 
 def _explain_type(key: str, value: object) -> str:

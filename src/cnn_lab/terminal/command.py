@@ -3,7 +3,9 @@
 import os
 import sys
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
@@ -12,6 +14,20 @@ from cnn_lab.terminal.logs import hold_logs
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable for a traceback
 TRACEBACK_ASKED_FOR = os.environ.get(FULL_ERROR) == "1"
+
+
+def add_run(parser: ArgumentParser, name: str = "run") -> None:
+    """Let a script take a trained run, as `name`, and `--trust`."""
+    is_option = {} if name.startswith("-") else {"nargs": "?"}
+    text = "run directory or checkpoint (default: the latest run)"
+    parser.add_argument(name, type=Path, help=text, **is_option)
+    add_trust(parser)
+
+
+def add_trust(parser: ArgumentParser) -> None:
+    """Let a script take `--trust`."""
+    text = "the run, and the code of one's own that it names, are mine: run it"
+    parser.add_argument("--trust", action="store_true", help=text)
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -49,10 +49,8 @@ class Display(Callback):
         for resumed in self.run.result.get("resumed", [])[-1:] if trainer.ckpt_path else ():
             step, epochs = resumed["after_step"], len(self.run.rows)
             self.screen.show(f"Going on after step {step:,}, with {epochs} finished epochs\n")
-        layers = getattr(pl_module.net, "layers", None)
-        if layers:
-            self.screen.show(format_layers(layers))
-            self.screen.show("")
+        self.screen.show(format_layers(pl_module.layers))
+        self.screen.show("")
 
     def on_train_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Head the lines to come."""
@@ -117,7 +115,8 @@ class Display(Callback):
         self.screen.show("")
         self.screen.show(format_result(self.run.result))
         evaluate = type_path(PROJECT / "scripts" / "evaluate.py")
-        self.screen.show(f"\nMeasure it again: python {evaluate} {type_path(self.run.path)}")
+        flag = " --trust" if self.run.needs_trust() else ""
+        self.screen.show(f"\nMeasure it again: python {evaluate} {type_path(self.run.path)}{flag}")
         self.screen.show(f"See its curves:   tensorboard --logdir {type_path(self.run.path.parents[1])}")
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:

@@ -75,7 +75,7 @@ def _feature_maps(trained: "Trained", pixels: np.ndarray) -> list[np.ndarray]:
     """(channels, height, width) for each block; empty for a network without blocks."""
     import torch
 
-    if not hasattr(trained.net, "feature_maps"):
+    if not hasattr(type(trained.net), "feature_maps"):
         return []
     with torch.inference_mode():
         return [maps[0].numpy() for maps in trained.net.feature_maps(trained.normalise(pixels[None, None]))]

@@ -11,8 +11,11 @@ from cnn_lab.trainer import make_trainer
 ONE_PROCESS = {"devices": 1, "strategy": "auto", "sync_batchnorm": False, "profiler": None}
 
 
-def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
+def evaluate(path: Path, split: str = "test", trust: bool = False) -> dict[str, Any]:
     """Measure a checkpoint's network on the "test" or "val" images of its run.
+
+    Args:
+        trust: see `cnn_lab.runs.trust.check_trusted`.
 
     Returns:
         `loss` and `accuracy`, as training measured them; `images`, `dataset`, `split`, `epoch`;
@@ -24,7 +27,7 @@ def evaluate(path: Path, split: str = "test") -> dict[str, Any]:
             has no such images.
         DataError: when the run's images cannot be had here.
     """
-    trained = load_trained(path)
+    trained = load_trained(path, trust)
     data, classifier = trained.data, trained.classifier
     data.test_each_epoch = False
     classifier.watched = "val"

@@ -69,7 +69,9 @@ class Exported:
         return USAGE[self.kind].format(path=shorten(self.path))
 
 
-def export(run_dir: Path, checkpoint: Path, kind: str = "onnx", output: Path | None = None) -> Exported:
+def export(
+    run_dir: Path, checkpoint: Path, kind: str = "onnx", output: Path | None = None, trust: bool = False
+) -> Exported:
     """Write a checkpoint's network, with normalisation and softmax, as "onnx" or "torch".
 
     A file that is already there is replaced once the new one has passed its check, and not before.
@@ -77,6 +79,7 @@ def export(run_dir: Path, checkpoint: Path, kind: str = "onnx", output: Path | N
     Args:
         run_dir: where the run's identity is read; without a result.json there is none.
         output: the file; by default `FILES[kind]` in `run_dir`, or beside a checkpoint that is in no run.
+        trust: see `cnn_lab.runs.trust.check_trusted`.
 
     Raises:
         ConfigError: when an extra is missing, the name of `output` does not fit, or `checkpoint` is refused.
@@ -88,11 +91,11 @@ def export(run_dir: Path, checkpoint: Path, kind: str = "onnx", output: Path | N
     _check_output(output, kind)
     _check_extra(kind)
     with _replacing(output) as aside:
-        trained = load_trained(checkpoint)
+        trained = load_trained(checkpoint, trust)
         metadata = describe(trained, run_dir)
         try:
             aside.write_bytes(serialise(trained, metadata, kind))
-        except RuntimeError as error:
+        except Exception as error:  # tracers raise anything
             reason = str(error).strip().partition("\n")[0]
             raise CnnLabError(f"{checkpoint} cannot be exported as {kind}: {reason}") from error
         images, _ = trained.read_test_images()
