@@ -31,7 +31,7 @@ ARGUMENTS = {
 }
 TRAIN = ARGUMENTS["train"]
 RESUMED = [arguments for arguments in TRAIN if "resume=latest" in arguments]  # needs a run to go on with
-ELSEWHERE = ("hydra/launcher=", "data=fashion_mnist")  # run by test_launchers.py and test_datasets.py
+ELSEWHERE = ("hydra/launcher=", "data=fashion_mnist", "my_nets.")  # are run by tests of their own
 SMALL = [
     "trainer.accelerator=cpu",
     "pictures.enabled=false",

@@ -67,8 +67,12 @@ def make_network(node: Mapping[str, Any], **facts: Any) -> nn.Module:
         ConfigError: as `make`.
     """
     try:
-        taken = inspect.signature(get_object(node["_target_"])).parameters
-        is_open = any(item.kind is item.VAR_KEYWORD for item in taken.values())
+        constructor = get_object(node["_target_"])
+        taken = inspect.signature(constructor).parameters
+        is_bare = (
+            getattr(constructor, "__init__", None) is nn.Module.__init__
+        )  # which refuses all that it takes
+        is_open = not is_bare and any(item.kind is item.VAR_KEYWORD for item in taken.values())
         facts = {name: value for name, value in facts.items() if is_open or name in taken}
     except Exception:  # noqa: S110 - what is wrong with it is told when it is made
         pass
