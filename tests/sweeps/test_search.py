@@ -1,21 +1,27 @@
 """Searches with Optuna: the grammar of the search space, pruning, resuming, and what comes out."""
 
+import json
+import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from test_sweeps import TINY, end_sweep, only_sweep, read_runs, run_again, start_sweep
 
 from cnn_lab.sweeps.search import read_space
-from cnn_lab.sweeps.study import RUN, find_trial
+from cnn_lab.sweeps.study import RUN, find_trial, open_study
 from conftest import read_result, train_command
 
 SEARCH = [
@@ -151,3 +157,25 @@ def test_a_trial_is_taken_up_in_another_process() -> None:
     assert study.trials[0].intermediate_values == {1: 0.5}, (
         "Trial(study, _trial_id), which is private, has changed"
     )
+
+
+def test_optuna_s_dashboard_opens_a_study_as_it_lies(tmp_path: Path) -> None:
+    dashboard = shutil.which("optuna-dashboard", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not dashboard and os.environ.get("CI") != "true":
+        pytest.skip("needs optuna-dashboard")
+    settings = {"storage": None, "study_name": None, "pruner": {"_target_": "optuna.pruners.NopPruner"}}
+    open_study(OmegaConf.create(settings), tmp_path).add_trial(optuna.create_trial(value=0.75))
+    before = (tmp_path / "study.log").read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [dashboard, str(tmp_path / "study.log"), "--port", address.partition(":")[2]]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert any("Listening" in line for line in process.stderr)
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"http://{address}/api/studies/0?after=0") as answer:
+                found = json.load(answer)
+        finally:
+            process.terminate()
+    assert (found["name"], [trial["values"] for trial in found["trials"]]) == (tmp_path.name, [[0.75]])
+    assert (tmp_path / "study.log").read_bytes() == before

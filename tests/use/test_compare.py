@@ -59,10 +59,14 @@ def test_its_words_and_numbers(trained: TrainedRun, tmp_path: Path) -> None:
     assert list(found.describe()) == [
         "right on: both 9,000, only A 30, only B 15, neither 955",
         "A's accuracy less B's: +0.15 percentage points (95% interval +0.02 to +0.28)",
-        "McNemar's exact test: p = 0.036, the probability that the 45 images which only one gets right split "
-        "30 to 15 or less evenly, if for each of them A and B were equally likely",
-        "This is about these two trained networks, and the chance in which test images were drawn; how far those of "
-        "other seeds would differ is not in it: for that, sweep over seeds",
+        (
+            "McNemar's exact test: p = 0.036, the probability that the 45 images which only one gets right split "
+            "30 to 15 or less evenly, if for each of them A and B were equally likely"
+        ),
+        (
+            "This is about these two trained networks, and the chance in which test images were drawn; how far those of "
+            "other seeds would differ is not in it: for that, sweep over seeds"
+        ),
     ]
     assert make_comparison(trained, (3, 0, 0, 1)).as_dict()["p_value"] == 1.0
     assert found.draw(tmp_path / "sheet.png") == 1_000
