@@ -47,11 +47,14 @@ class OptunaSweeper(GridSweeper):
     """
 
     def sweep(self, arguments: Sequence[str]) -> None:
-        """Run the search; its settings are in the config.
+        """Run the search, or repeat one; its settings are in the config.
 
         Raises:
             ConfigError: when Optuna is not installed.
         """
+        if self.config.sweep.repeat:
+            super().sweep(arguments)
+            return
         from cnn_lab.errors import ConfigError
         from cnn_lab.settings.extras import install_hint
 

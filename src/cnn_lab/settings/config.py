@@ -47,6 +47,7 @@ class Sweep:
     """Settings of a sweep, which say nothing about its runs; conf/train.yaml says what each means."""
 
     resume: str | None = None
+    repeat: str | None = None
     fail_fast: bool = False
     jobs_per_gpu: int = 1
 

@@ -69,8 +69,9 @@ def _check_sweep(arguments: Sequence[str]) -> None:
     keys = [item.partition("=")[0] for item in arguments if "=" in item]
     if is_sweep and "resume" in keys:
         raise ConfigError("resume goes on with one run, and -m starts several: type sweep.resume=, or no -m")
-    if not is_sweep and "sweep.resume" in keys and not {"experiment", "search"} & set(keys):
-        raise ConfigError("sweep.resume goes on with a sweep: type -m and what was typed for it, too")
+    for key in {"sweep.resume", "sweep.repeat"} & set(keys):
+        if not is_sweep and not {"experiment", "search"} & set(keys):
+            raise ConfigError(f"{key} is for a sweep: type -m and what was typed for it, too")
     for key in keys if is_sweep else ():
         if keys.count(key) > 1:
             raise ConfigError(f"{key} is typed twice: put all its values into one, as in {key}=A,B")

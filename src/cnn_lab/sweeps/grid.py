@@ -5,14 +5,16 @@ Importing this does not import torch.
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.settings.config import list_typed
 from cnn_lab.settings.typed import parse
+from cnn_lab.sweeps.advice import REPEATED
 from cnn_lab.sweeps.launchers import check_launcher
+from cnn_lab.sweeps.results import REPETITIONS, collect, compare, find_sweep, read_record
 from cnn_lab.sweeps.sweep import Sweep
 
 
@@ -21,17 +23,20 @@ def sweep_grid(
 ) -> None:
     """Run a job for every combination of the values in `typed`, Hydra's overrides, and report.
 
-    Combinations that set up the same run are run once.
+    Combinations that set up the same run are run once. With `sweep.repeat`, what varies besides the seed and
+    the fold comes from the best settings of an earlier sweep or search.
 
     Raises:
         ConfigError: when every job's settings are refused, before anything is written.
         CnnLabError: when a run failed.
     """
-    choices = expand(typed, context)
-    swept = {key: None for key, values in choices.items() if len(values) > 1}
-    sweep = Sweep("grid", swept, list_typed(config.hydra.overrides.task), config, context, task_function)
+    repeated, settings = _find_repeated(typed, config, context) if config.sweep.repeat else ([], [[]])
+    choices = expand([item for item in typed if item.partition("=")[0] not in repeated], context)
+    swept = [*repeated, *(key for key, values in choices.items() if len(values) > 1)]
+    sweep = Sweep("grid", dict.fromkeys(swept), config, context, task_function)
+    combinations = itertools.product(*choices.values())
     with sweep.screen.console.status("checking the settings of all runs"):
-        checked = [sweep.check(overrides) for overrides in itertools.product(*choices.values())]
+        checked = [sweep.check([*a, *b]) for a, b in itertools.product(settings, combinations)]
     jobs = list({job.fingerprint: job for job in reversed(checked)}.values())[::-1]
     good = [job for job in jobs if not job.error]
     if not good:
@@ -65,3 +70,28 @@ def expand(typed: Sequence[str], context: HydraContext) -> dict[str, list[str]]:
                 "with hydra/sweeper=optuna"
             )
     return choices
+
+
+def _find_repeated(
+    typed: Sequence[str], config: DictConfig, context: HydraContext
+) -> tuple[list[str], list[list[str]]]:
+    """The keys that vary but for repetitions, and the overrides of them in the best settings of a sweep.
+
+    Raises:
+        ConfigError: when that is none, has no completed run, or other keys vary in it.
+    """
+    path = config.sweep.repeat
+    sweep = find_sweep(None if path == "latest" else path, Path(config.output_dir).expanduser().absolute())
+    varied = {
+        item.get_key_element() for item in parse(typed, context.config_loader) if item.is_sweep_override()
+    }
+    keys, earlier = (sorted(set(names) - set(REPETITIONS)) for names in (varied, read_record(sweep)["swept"]))
+    if keys != earlier or not keys:
+        raise ConfigError(
+            f"sweep.repeat={path} is a sweep over {', '.join(earlier)}: type what was typed for it, too"
+        )
+    best = [setting for setting in compare(collect([sweep]))[1] if setting.completed][:REPEATED]
+    if not best:
+        raise ConfigError(f"sweep.repeat={path} has no completed run")
+    chosen = [map(str, setting.counted[0].result.get("overrides", ())) for setting in best]
+    return keys, [[item for item in items if item.partition("=")[0] in keys] for items in chosen]

@@ -60,7 +60,7 @@ def run_job(config: DictConfig) -> None:
         from cnn_lab.training import train
 
         callbacks = []
-        if "pruner" in hydra.sweeper:
+        if "pruner" in hydra.sweeper and not settings["sweep"]["repeat"]:
             from cnn_lab.sweeps.pruning import make_pruning
 
             callbacks = [make_pruning(hydra.sweeper, run_dir)]

@@ -1,75 +1,127 @@
 """The picture of a report: report.png."""
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnn_lab.pictures.style import BLUE, DPI, ORANGE, SMALL, TEXT, make_figure
-from cnn_lab.sweeps.results import Setting, describe, show
+from cnn_lab.pictures.style import BLUE, DPI, GRAY, ORANGE, SMALL, make_figure
+from cnn_lab.sweeps.results import Setting, describe, name_repetitions, show
 from cnn_lab.terminal.screen import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 9  # inches
+PANEL = 4.6  # inches, the width of a panel
 BARS_SHOWN = 20
 LABELS_SHOWN = 10
 LOG_RATIO = 20  # from which on numbers are spread over a logarithmic axis
+NAME_WIDTH = 32  # characters in a line of a setting's name
+COLORS = {"best": BLUE, "no difference": "#56B4E9", "perhaps behind": ORANGE, "behind": GRAY}
 
 
 def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str) -> None:
-    """Draw the settings of a sweep into a PNG file: accuracy by what varies, and by parameters.
+    """Draw the settings of a sweep into a PNG file: accuracy by what varies, by parameters, and the verdict.
 
     One number that varies gives a line, two a heat map, anything else bars. Without validation images it is
-    the accuracy on test images that is drawn.
+    the accuracy on test images that is drawn. What does not differ, or is not known, has no panel.
 
     Args:
         names: what to call each key that varies.
     """
-    split = "val" if any(setting.measure("val/accuracy") for setting in settings) else "test"
+    split = choose_split(settings)
     metric = f"{split}/accuracy"
     shown = [setting for setting in settings if setting.completed and setting.measure(metric)]
     if not shown:
         return
+    sized = [setting for setting in shown if setting.measure("parameters")]
+    sizes = {found[0] for setting in sized if (found := setting.measure("parameters"))}
+    judged = any(setting.verdict for setting in shown)
     numbers = all(_is_number(setting.values.get(key)) for setting in shown for key in names)
-    height = 3.6 if len(shown) <= 10 else 3.6 + 0.18 * (min(len(shown), BARS_SHOWN) - 10)
-    figure, (left, right) = make_figure(title, WIDTH, height, columns=2)
+    is_bars = not (numbers and len(names) in (1, 2))
+    columns = 1 + (len(sizes) > 1) + judged
+    rows = shown[:BARS_SHOWN]
+    labels = ["\n".join(wrap(describe(setting, names))) for setting in rows]
+    lines = sum(label.count("\n") + 1.3 for label in labels)
+    has_rows = is_bars or judged
+    figure, (left, *others) = make_figure(
+        title, PANEL * max(columns, 1.5), max(3.6, 0.16 * lines + 1.2) if has_rows else 3.6, columns
+    )
     label = f"{NAMES[split]} accuracy, %"
-    if numbers and len(names) == 1:
-        ((key, name),) = names.items()
-        shown.sort(key=lambda setting: setting.values[key])
-        left.set(xlabel=name, ylabel=label)
-        _draw_points(left, [setting.values[key] for setting in shown], shown, metric, fmt="o-", color=BLUE)
-    elif numbers and len(names) == 2:
-        _draw_heat_map(left, shown, names, metric, label)
+    if is_bars:
+        _draw_bars(left, rows, labels, metric, f"{NAMES[split]} error, % (less is better)")
+    elif len(names) == 1:
+        _draw_line(left, shown, names, metric, label)
     else:
-        _draw_bars(left, shown, names, metric, f"{NAMES[split]} error, % (less is better)")
-    right.set(xlabel="parameters", ylabel=label)
-    _draw_by_parameters(right, [item for item in shown if item.measure("parameters")], metric)
-    figure.supxlabel(describe_error_bars(shown, metric), fontsize=SMALL)
+        _draw_heat_map(left, shown, names, metric, label)
+    if judged:
+        _draw_intervals(others[-1], rows, [""] * len(rows) if is_bars else labels)
+    if len(sizes) > 1:
+        others[0].set(xlabel="parameters", ylabel=label)
+        _draw_by_parameters(others[0], sized, metric)
+    left_out = f"rows: the best {BARS_SHOWN} of {len(shown)} settings" if len(shown) > len(rows) else ""
+    has_bars = is_bars or len(names) == 1 or len(sizes) > 1
+    notes = [describe_error_bars(shown, metric) if has_bars else "", left_out if has_rows else ""]
+    figure.supxlabel("; ".join(filter(None, notes)), fontsize=SMALL)
     figure.savefig(path, dpi=DPI)
 
 
+def choose_split(settings: Sequence[Setting]) -> str:
+    """The images whose accuracy is drawn: validation images, if there are any."""
+    return "val" if any(setting.list_values("val/accuracy") for setting in settings) else "test"
+
+
 def describe_error_bars(settings: Sequence[Setting], metric: str) -> str:
-    """What the error bars of a picture are, and of how many runs; empty where there are none."""
-    measured = [setting.measure(metric) for setting in settings]
-    counts = sorted({found[2] for found in measured if found and found[2] > 1})
-    runs = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else ""
-    return runs and f"error bars: one standard deviation over {runs} runs, which differ in their seed"
+    """What the error bars of a picture are, and over how many runs; empty where there are none."""
+    over = name_repetitions(settings, metric)
+    return over and f"error bars: one standard deviation over {over}"
 
 
-def _draw_points(
-    axes: "Axes", x: Sequence[float], settings: Sequence[Setting], metric: str, **style: str
+def use_decades(axes: "Axes", direction: str) -> None:
+    """Spread numbers over a logarithmic x or y axis, with plain numbers beside it."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    getattr(axes, f"set_{direction}scale")("log")
+    axis = getattr(axes, f"{direction}axis")
+    axis.set_minor_formatter(NullFormatter())
+    if direction == "x":
+        axis.set_major_formatter(EngFormatter(sep=""))  # Matplotlib's own would be a formula
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+
+
+def wrap(name: str) -> list[str]:
+    """A setting's description in lines, of which none ends between a key and its value."""
+    joined = name.replace(" ", "\xa0").replace(",\xa0", ", ")
+    return textwrap.wrap(joined, NAME_WIDTH, break_on_hyphens=False)
+
+
+def color_of(setting: Setting) -> str:
+    """The colour of the word that is said of a setting."""
+    return COLORS[setting.verdict.word] if setting.verdict else BLUE
+
+
+def _draw_line(
+    axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str, label: str
 ) -> None:
-    axes.errorbar(x, *_percentages(settings, metric), markersize=4, capsize=3, **style)
-    if min(x) > 0 and max(x) / min(x) >= LOG_RATIO:
-        from matplotlib.ticker import EngFormatter, NullFormatter
+    ((key, name),) = names.items()
+    ordered = sorted(settings, key=lambda setting: setting.values[key])
+    x = [setting.values[key] for setting in ordered]
+    axes.plot(x, _percentages(ordered, metric)[0], color=BLUE, linewidth=1)
+    _draw_points(axes, x, ordered, metric)
+    axes.set(xlabel=name, ylabel=label)
 
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # Matplotlib's own would be a formula
-        axes.xaxis.set_minor_formatter(NullFormatter())
+
+def _draw_points(axes: "Axes", x: Sequence[float], settings: Sequence[Setting], metric: str) -> None:
+    for place, mean, spread, setting in zip(x, *_percentages(settings, metric), settings, strict=True):
+        color = color_of(setting)
+        axes.errorbar([place], [mean], [spread], fmt="o", color=color, markersize=5, capsize=3)
+    if min(x) > 0 and max(x) / min(x) >= LOG_RATIO:
+        use_decades(axes, "x")
 
 
 def _draw_heat_map(
@@ -88,30 +140,45 @@ def _draw_heat_map(
     axes.grid(visible=False)
 
 
-def _draw_bars(
-    axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str, label: str
-) -> None:
+def _draw_bars(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str], metric: str, label: str) -> None:
     """Bars of the error, which, unlike those of a high accuracy, can be compared and start at 0."""
-    best = settings[BARS_SHOWN - 1 :: -1]
-    means, spreads = _percentages(best, metric)
-    labels = [describe(setting, names) for setting in best]
-    axes.barh(labels, 100 - means, xerr=spreads, capsize=3, color=BLUE, ecolor="black", alpha=0.8)
-    axes.tick_params(axis="y", labelsize=SMALL)
+    means, spreads = _percentages(rows, metric)
+    colors = [color_of(setting) for setting in rows]
+    axes.barh(range(len(rows)), 100 - means, xerr=spreads, capsize=3, color=colors, ecolor="black", alpha=0.8)
+    axes.set_yticks(range(len(rows)), labels, fontsize=SMALL)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(label)
-    if len(settings) > BARS_SHOWN:
-        axes.set_title(f"the best {BARS_SHOWN} of {len(settings)}", fontsize=TEXT)
+
+
+def _draw_intervals(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str]) -> None:
+    """How far each setting is behind the best, best first, with its interval and the word for it."""
+    axes.axvline(0, color="black", linewidth=0.8)
+    for row, setting in enumerate(rows):
+        if not (verdict := setting.verdict):
+            continue
+        half = 100 * (verdict.high - verdict.behind)
+        bar = [half] if math.isfinite(half) else None
+        axes.errorbar(
+            [100 * verdict.behind], [row], xerr=bar, fmt="o", color=color_of(setting), markersize=5, capsize=3
+        )
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), labels, fontsize=SMALL)
+    words = axes.secondary_yaxis("right")
+    said = [setting.verdict.word if setting.verdict else "one run" for setting in rows]
+    words.set_yticks(range(len(rows)), said, fontsize=SMALL)
+    words.spines["right"].set_visible(False)
+    words.tick_params(length=0)
+    axes.set_xlabel("behind the best, points (95 % interval)")
 
 
 def _draw_by_parameters(axes: "Axes", settings: Sequence[Setting], metric: str) -> None:
     from matplotlib.ticker import EngFormatter
 
     parameters = [found[0] for setting in settings if (found := setting.measure("parameters"))]
-    if not parameters:
-        return
-    _draw_points(axes, parameters, settings, metric, fmt="o", color=ORANGE)
-    if len(settings) <= LABELS_SHOWN and len(set(parameters)) > 1:
+    _draw_points(axes, parameters, settings, metric)
+    if len(settings) <= LABELS_SHOWN:
         for setting, *place in zip(settings, parameters, _percentages(settings, metric)[0], strict=True):
-            text = ", ".join(map(show, setting.values.values()))
+            text = "\n".join(wrap(", ".join(map(show, setting.values.values()))))
             axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", fontsize=SMALL)
     axes.margins(x=0.15)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

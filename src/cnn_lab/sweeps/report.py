@@ -4,6 +4,7 @@ Nothing here imports torch.
 """
 
 import csv
+import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,22 +13,32 @@ from pathlib import Path
 from rich.table import Table
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.settings.config import PROJECT
+from cnn_lab.sweeps.advice import TRAIN, advise, list_some
 from cnn_lab.sweeps.results import (
+    REPETITIONS,
     Record,
     Setting,
     collect,
     compare,
-    describe,
+    list_distinct,
+    name_repetitions,
     name_targets,
+    place_of,
     shorten_keys,
     show,
 )
+from cnn_lab.sweeps.verdict import Verdict
 from cnn_lab.terminal.screen import Screen, shorten
 
-COLUMNS = ("runs", "val accuracy", "test accuracy", "parameters", "seconds", "status")
+AGAINST = "against the best, points"
+COLUMNS = ("runs", "val accuracy", AGAINST, "test accuracy", "parameters", "seconds", "status")
+VERDICT = ("verdict", "behind", "behind/low", "behind/high")
+FILES = ("report.png", "curves.png", "learning_curves.png", "report.csv", "report.md")
+NOTE = (
+    "A setting is so many points of validation accuracy behind the best, in an interval of 95 % (Welch). "
+    "Where all settings are alike, one of them is called behind in at most 5 % of sweeps."
+)
 ROWS_SHOWN = 30
-NAMES_SHOWN = 3
 
 
 def report_sweep(sweep: Path, screen: Screen, remarks: Sequence[str] = ()) -> None:
@@ -50,22 +61,24 @@ def write_report(
     remarks: Sequence[str] = (),
     show_unfinished: bool = True,
 ) -> None:
-    """Print the report and write report.csv, report.md and report.png into `folder`."""
+    """Print the report and write report.csv, report.md and the pictures into `folder`."""
+    from cnn_lab.sweeps.curves import draw_curves, draw_learning_curves
     from cnn_lab.sweeps.plots import draw_report
 
     keys, settings = compare(records)
     names = shorten_keys(keys)
-    head = [*(names[key] for key in keys), *COLUMNS]
-    rows = [[*(show(setting.values.get(key)) for key in keys), *_cells(setting)] for setting in settings]
-    said = [*judge(settings, names), _name_data(records), *remarks]
+    head, rows = _tabulate(settings, names)
+    said = [*advise(records, settings, names), _name_data(records), *remarks]
     unfinished = _list_unfinished(records)
     last = _describe_best(settings)
 
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(records, keys, folder / "report.csv")
-    text = _as_markdown(title, head, rows, [*said, *unfinished, *last])
+    _write_csv(settings, keys, folder / "report.csv")
+    text = _as_markdown(title, head, rows, [*said, *unfinished, *last], name_repetitions(settings))
     (folder / "report.md").write_text(text, encoding="utf-8")
     draw_report(settings, names, folder / "report.png", title)
+    draw_curves(settings, names, folder / "curves.png", title)
+    draw_learning_curves(settings, names, folder / "learning_curves.png", title)
 
     screen.show("")
     screen.show(_as_table(head, rows[:ROWS_SHOWN]))
@@ -73,31 +86,19 @@ def write_report(
         screen.show(f"... and {len(rows) - ROWS_SHOWN} more settings in report.md")
     for remark in [*said, *(unfinished if show_unfinished else ()), *last]:
         screen.show(remark)
-    screen.show(f"\nReport: {shorten(folder / 'report.png')}, report.csv, report.md")
+    files = [name for name in FILES if (folder / name).is_file()]
+    screen.show(f"\nReport: {shorten(folder / files[0])}, {', '.join(files[1:])}")
 
 
-def judge(settings: Sequence[Setting], names: Mapping[str, str]) -> list[str]:
-    """Which setting is best, and from which others the runs cannot tell it apart."""
-    measured = {
-        describe(item, names): found
-        for item in settings
-        if item.completed and (found := item.measure("val/accuracy"))
-    }
-    if len(measured) < 2:
-        return []
-    (best, (top, spread, _)), *others = measured.items()
-    text = f"Best on validation images: {best}."
-    single = [name for name, (_, _, count) in measured.items() if count == 1]
-    if len(single) == len(measured):
-        return [text, "Each setting has 1 run: how far seeds differ is not known; add seed=0,1,2."]
-    close = [name for name, (mean, other, _) in others if top - mean <= (spread or 0) + (other or 0)]
-    verdict = "over all others is larger than the spread over seeds"
-    if close:
-        verdict = f"is within the spread over seeds of: {_list(close, '; ')}"
-    lines = [f"{text} Its lead {verdict}."]
-    if single:
-        lines.append(f"With a single run, whose spread is not known: {_list(single, '; ')}.")
-    return lines
+def _tabulate(settings: Sequence[Setting], names: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of the table, without a column in which nothing would stand."""
+    head = [*names.values(), *COLUMNS]
+    rows = [[*(show(item.values.get(key)) for key in names), *_cells(item)] for item in settings]
+    empty = {name for place, name in enumerate(head) if not any(row[place] for row in rows)}
+    if all(run.status == "completed" for setting in settings for run in setting.runs):
+        empty.add("status")
+    kept = [place for place, name in enumerate(head) if name not in empty]
+    return [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def _cells(setting: Setting) -> list[str]:
@@ -107,11 +108,20 @@ def _cells(setting: Setting) -> list[str]:
     return [
         str(len(setting.runs)),
         _with_spread(setting.measure("val/accuracy")),
+        _in_words(setting.verdict) if setting.verdict else "",
         _with_spread(setting.measure("test/accuracy")),
         f"{parameters[0]:,.0f}" if parameters else "",
         f"{seconds[0]:.1f}" if seconds else "",
         ", ".join(f"{count} {status}" if len(counts) > 1 else status for status, count in counts.items()),
     ]
+
+
+def _in_words(verdict: Verdict) -> str:
+    if verdict.word == "best":
+        return verdict.word
+    low, high = 100 * verdict.low, 100 * verdict.high
+    interval = f"{low:.2f} to {high:.2f}" if math.isfinite(high) else "runs do not differ"
+    return f"{verdict.word} {100 * verdict.behind:.2f} ({interval})"
 
 
 def _with_spread(measured: tuple[float, float | None, int] | None) -> str:
@@ -131,7 +141,7 @@ def _describe_best(settings: Sequence[Setting]) -> list[str]:
     kept = [text for text in typed if not text.startswith(("sweep.", "hydra."))]
     if any(text.startswith(("experiment=", "search=")) for text in kept):
         kept.append("hydra.mode=RUN")  # such a file may ask for a sweep
-    command = shlex.join(["python", shorten(PROJECT / "scripts" / "train.py"), *kept])
+    command = shlex.join(["python", shorten(TRAIN), *kept])
     return [f"Best run: {shorten(best.path)}", f"Train it again: {command}"]
 
 
@@ -150,24 +160,25 @@ def _list_unfinished(records: Sequence[Record]) -> list[str]:
         error = str(record.result.get("error") or "").partition("\n")[0]
         reason = error or (f"after epoch {epochs}" if epochs else "in its first epoch")
         reasons[record.status, reason].append(record.path.name)
-    return [f"{status}: {_list(names)}: {reason}" for (status, reason), names in reasons.items()]
+    return [f"{status}: {list_some(names)}: {reason}" for (status, reason), names in reasons.items()]
 
 
-def _list(names: Sequence[str], separator: str = ", ") -> str:
-    rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return separator.join(names[:NAMES_SHOWN]) + rest
-
-
-def _write_csv(records: Sequence[Record], keys: Sequence[str], path: Path) -> None:
+def _write_csv(settings: Sequence[Setting], keys: Sequence[str], path: Path) -> None:
+    """A row a run, in the order of their numbers, with the verdict on its setting."""
     measured = ("parameters", "epochs", "seconds", "test/accuracy", "test/loss", "error")
+    runs = [(record, setting.verdict) for setting in settings for record in setting.runs]
+    folds = [key for key in REPETITIONS if key != "seed" and list_distinct((run for run, _ in runs), key)]
+    repeated = ["seed", *folds]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["run", "status", *keys, "seed", "val/accuracy", *measured])
-        for record in records:
+        writer.writerow(["run", "status", *keys, *repeated, "val/accuracy", *measured, *VERDICT])
+        for record, verdict in sorted(runs, key=lambda item: place_of(item[0])):
             flat = name_targets(record.settings)
             values = [show(flat.get(key)) for key in keys]
+            values += [record.settings.get(key) for key in repeated]
             results = [record.accuracy, *(record.result.get(name) for name in measured)]
-            writer.writerow([record.path.name, record.status, *values, record.settings.get("seed"), *results])
+            said = [verdict.word, verdict.behind, verdict.low, verdict.high] if verdict else []
+            writer.writerow([record.path.name, record.status, *values, *results, *said])
 
 
 def _as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -180,9 +191,9 @@ def _as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _as_markdown(
-    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]
+    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str], over: str
 ) -> str:
     table = [head, ["---"] * len(head), *rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-    note = "Accuracies are means ± standard deviations over runs that differ in their seed."
+    note = f"Accuracies are means ± standard deviations over {over}. {NOTE}" if over else "One run a setting."
     return "\n".join([f"# {title}", "", *lines, "", note, "", *(f"- {remark}" for remark in remarks)]) + "\n"

@@ -17,8 +17,10 @@ from cnn_lab.runs.record import read_result, read_start, read_status
 from cnn_lab.runs.trust import check_inside, read_yaml
 from cnn_lab.settings.config import flatten
 from cnn_lab.settings.meaning import meaning_of
+from cnn_lab.sweeps.verdict import Verdict, judge
 
 DEPTH = 4  # of folders between outputs/ and a run
+REPETITIONS = {"seed": "seeds", "data.fold": "folds"}
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,36 @@ class Record:
         """The best on validation images."""
         return (self.result.get("best") or {}).get("val/accuracy")
 
+    def measured(self, name: str) -> float | None:
+        """A number of result.json, or the best validation accuracy."""
+        return self.accuracy if name == "val/accuracy" else self.result.get(name)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Setting:
-    """The runs that differ in nothing but the seed, and the values by which they differ from others."""
+    """Runs that differ in nothing but the seed or the fold, and the values by which they differ from others.
+
+    Attributes:
+        verdict: how its completed runs compare with the best setting's; None where that cannot be said.
+    """
 
     values: dict[str, Any]
     runs: list[Record]
+    verdict: Verdict | None = None
+
+    @property
+    def counted(self) -> list[Record]:
+        """The completed runs, of repeated ones the last; of a setting without any, its other runs."""
+        runs = [run for run in self.runs if run.status == "completed"] or self.runs
+        return list({run.result.get("fingerprint", run.path): run for run in runs}.values())
+
+    def list_values(self, name: str) -> list[float]:
+        """What the runs that count have measured; a pruned run has a validation accuracy too."""
+        return [value for run in self.counted if (value := run.measured(name)) is not None]
 
     def measure(self, name: str) -> tuple[float, float | None, int] | None:
-        """Mean, standard deviation (None for a single run) and count over the completed runs.
-
-        Of a setting without any, over its other runs: a pruned run has a validation accuracy too.
-        """
-        runs = [run for run in self.runs if run.status == "completed"] or self.runs
-        found = [run.accuracy if name == "val/accuracy" else run.result.get(name) for run in runs]
-        values = [value for value in found if value is not None]
+        """Mean, standard deviation (None for a single run) and count over the runs that count."""
+        values = self.list_values(name)
         if not values:
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
@@ -113,7 +129,7 @@ def collect(paths: Iterable[Path]) -> list[Record]:
             found[record.path.parent, name or record.path.name] = record
     if not found:
         raise ConfigError(f"there is no run to report on in {', '.join(map(str, paths))}")
-    return sorted(found.values(), key=_order)
+    return sorted(found.values(), key=place_of)
 
 
 def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
@@ -132,7 +148,27 @@ def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
         accuracy = setting.measure("val/accuracy")
         return not setting.completed, -accuracy[0] if accuracy else 1.0
 
-    return keys, sorted(groups.values(), key=rank)
+    settings = sorted(groups.values(), key=rank)
+    accuracies = [item.list_values("val/accuracy") if item.completed else [] for item in settings]
+    for setting, verdict in zip(settings, judge(accuracies), strict=True):
+        setting.verdict = verdict
+    return keys, settings
+
+
+def name_repetitions(settings: Iterable[Setting], name: str = "val/accuracy") -> str:
+    """Over what means are taken: "3 seeds", "5 folds", "2 to 10 runs"; empty where no setting has two."""
+    repeated = [setting for setting in settings if len(setting.list_values(name)) > 1]
+    if not repeated:
+        return ""
+    counts = [len(setting.list_values(name)) for setting in repeated]
+    varied = {key for key in REPETITIONS for setting in repeated if len(list_distinct(setting.runs, key)) > 1}
+    noun = REPETITIONS[varied.pop()] if len(varied) == 1 else "runs"
+    return f"{' to '.join(map(str, sorted({min(counts), max(counts)})))} {noun}"
+
+
+def list_distinct(records: Iterable[Record], key: str) -> list[int]:
+    """The different values of a setting that is a number, in order."""
+    return sorted({value for record in records if isinstance(value := record.settings.get(key), int)})
 
 
 def name_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,6 +199,12 @@ def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
     return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}
 
 
+def place_of(record: Record) -> tuple[Path, int, str]:
+    """What runs are sorted by: the runs of a sweep by their number, and single runs by their time stamp."""
+    number = record.path.name.partition("-")[0]
+    return record.path.parent, int(number) if number.isdecimal() else 0, record.path.name
+
+
 def _differs(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a key has several values; what follows from the data set's name, several with the same name."""
     follows = key.startswith("data.") and key != "data.name"
@@ -182,9 +224,3 @@ def _read(path: Path) -> Record:
     except ConfigError:  # killed before it had written one, or none that a run writes
         settings = {}
     return Record(path, result, read_status(path, result), settings)
-
-
-def _order(record: Record) -> tuple[Path, int, str]:
-    """As the runs of a sweep are numbered, and single runs by their time stamp."""
-    number = record.path.name.partition("-")[0]
-    return record.path.parent, int(number) if number.isdecimal() else 0, record.path.name

@@ -6,8 +6,6 @@ Nothing here imports torch.
 import contextlib
 import copy
 import itertools
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,6 +27,7 @@ from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import check_config, flatten, list_typed
 from cnn_lab.settings.meaning import fingerprint, meaning_of
 from cnn_lab.settings.typed import explain, quote
+from cnn_lab.sweeps.advice import resume_command
 from cnn_lab.sweeps.job import STOP, Job, record_failure
 from cnn_lab.sweeps.launchers import arrange_launcher, check_devices, stop_launched
 from cnn_lab.sweeps.report import report_sweep
@@ -45,7 +44,6 @@ class Sweep:
     Args:
         kind: "grid" or "search"; one is not resumed as the other.
         swept: the keys that vary; of a search with what each is drawn from.
-        typed: the overrides that were typed.
         config: Hydra's composed config, without the values of the keys that vary.
     """
 
@@ -53,7 +51,6 @@ class Sweep:
         self,
         kind: str,
         swept: Mapping[str, str | None],
-        typed: Sequence[str],
         config: DictConfig,
         context: HydraContext,
         task_function: TaskFunction,
@@ -61,7 +58,7 @@ class Sweep:
         self.kind = kind
         self.unit = "trials" if kind == "search" else "runs"
         self.swept = dict(swept)
-        self.typed = list(typed)
+        self.typed = _list_all_typed(config)
         self.config = config
         self.context = context
         self.task_function = task_function
@@ -194,7 +191,7 @@ class Sweep:
         except Exception as error:  # a process that the system killed, a cluster that went away
             reason = f"{type(error).__name__}: {_first_line(error)}"
             raise CnnLabError(
-                f"the launcher failed: {reason}\nGo on with: {self._resume_command()}"
+                f"the launcher failed: {reason}\nGo on with: {resume_command(self.typed, self.path)}"
             ) from error
 
     def run_to_end(self, run: Callable[[], None], summarize: Callable[[], list[str]] = list) -> None:
@@ -220,7 +217,7 @@ class Sweep:
         missing = sum(result["status"] not in ("completed", "pruned", "failed") for _, result in results)
         report_sweep(self.path, self.screen, remarks)
         if missing or failed:
-            self.screen.show(f"\nGo on with: {self._resume_command()}")
+            self.screen.show(f"\nGo on with: {resume_command(self.typed, self.path)}")
         if (failed or refused) and self.kind == "grid":  # a failed trial of a search is one that was not good
             text = f"{len(failed) + refused} of {len(results)} runs failed"
             text += f", {refused} of them refused" if refused else ""
@@ -235,17 +232,7 @@ class Sweep:
         )
         report_sweep(self.path, self.screen)
         self.screen.show(f"\nInterrupted: {done} of {self.total} {self.unit} are done.", style="bold yellow")
-        self.screen.show(f"Go on with: {self._resume_command()}")
-
-    def _resume_command(self) -> str:
-        kept = [item for item in self.typed if not item.startswith("sweep.resume=")]
-        hydra = [
-            item
-            for item in list_typed(self.config.hydra.overrides.hydra)
-            if not item.startswith("hydra.mode=")
-        ]
-        script, sweep = shorten(Path(sys.argv[0]).absolute()), quote(shorten(self.path))
-        return shlex.join(["python", script, "-m", *hydra, *kept, f"sweep.resume={sweep}"])
+        self.screen.show(f"Go on with: {resume_command(self.typed, self.path)}")
 
     def _base_settings(self) -> dict[str, Any]:
         """What the settings that all jobs share say about their results, by dotted key."""
@@ -270,6 +257,12 @@ class Sweep:
                     f"{self.path} was run with {key}={earlier.get(key)}, now it is {settings.get(key)}: "
                     "type the same again, or leave sweep.resume out to start a new sweep"
                 )
+
+
+def _list_all_typed(config: DictConfig) -> list[str]:
+    """The overrides that were typed, Hydra's own among them, which `-m` in front makes a sweep."""
+    typed = [*list_typed(config.hydra.overrides.hydra), *list_typed(config.hydra.overrides.task)]
+    return [item for item in typed if not item.startswith(("hydra.mode=", "sweep.resume="))]
 
 
 def _first_line(text: Any) -> str:

@@ -1,0 +1,205 @@
+"""The curves of a sweep, a line a setting: over epochs, and over the number of training images."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnn_lab.pictures.style import DPI, SMALL, make_figure
+from cnn_lab.runs.record import read_rows
+from cnn_lab.sweeps.plots import LOG_RATIO, choose_split, use_decades, wrap
+from cnn_lab.sweeps.results import REPETITIONS, Record, Setting, describe, name_repetitions
+from cnn_lab.terminal.screen import NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LINES_SHOWN = 10
+WIDTH, HEIGHT, BESIDE = 6.5, 4.4, 1.2  # inches of axes and picture, and of what is above and below the axes
+CHARACTER, LINE = 0.07, 0.15  # inches of a small character and its line
+SIZE = "data.train_size"
+# Okabe and Ito's, and two more that differ from them in lightness.
+COLORS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00",
+    "#56B4E9", "#000000", "#999999", "#7A4B1E", "#B3B300",
+)  # fmt: skip
+
+
+@dataclass
+class Line:
+    """What is drawn of a setting.
+
+    Attributes:
+        runs: the errors of each run, in per cent, by place on the x axis.
+        fewest: runs that must have been measured at a place, so that the mean is drawn there.
+    """
+
+    name: str
+    runs: list[dict[int, float]]
+    fewest: int
+
+    def average(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Places, means, and standard deviations, which are 0 of one run."""
+        found: dict[int, list[float]] = defaultdict(list)
+        for run in self.runs:
+            for place, error in run.items():
+                found[place].append(error)
+        places = sorted(place for place, errors in found.items() if len(errors) >= self.fewest)
+        spreads = [np.std(found[place], ddof=1) if len(found[place]) > 1 else 0.0 for place in places]
+        return np.array(places), np.array([np.mean(found[place]) for place in places]), np.array(spreads)
+
+
+def draw_curves(settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str) -> None:
+    """Draw the error of the best settings by epoch into a PNG file, unless no run has measured one."""
+    split = choose_split(settings)
+    lines: list[Line] = []
+    for setting in settings:
+        runs = [run for record in setting.counted if (run := _read_errors(record, split))]
+        if runs:
+            lines.append(Line(describe(setting, names), runs, fewest=len(runs)))
+        if len(lines) == LINES_SHOWN:
+            break
+    title += f": the best {len(lines)} of {len(settings)} settings" if len(settings) > LINES_SHOWN else ""
+    over = name_repetitions(settings, f"{split}/accuracy")
+    _draw(lines, path, title, ("epoch", f"{NAMES[split]} error, %"), over)
+
+
+def draw_learning_curves(
+    settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str
+) -> None:
+    """Draw the error over the number of training images into a PNG file, unless that does not vary."""
+    metric = f"{(split := choose_split(settings))}/accuracy"
+    groups: dict[str, dict[Any, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for setting in settings if SIZE in names else ():
+        others = {key: value for key, value in setting.values.items() if key != SIZE}
+        name = describe(Setting(others, []), names) if others else ""
+        for record in setting.counted:
+            accuracy, size = record.measured(metric), _count_images(record)
+            if accuracy is not None and size:
+                repetition = tuple(record.settings.get(key) for key in REPETITIONS)
+                groups[name][repetition][size] = 100 * (1 - accuracy)
+    lines = [Line(name, list(runs.values()), fewest=1) for name, runs in groups.items()]
+    title += f": the best {LINES_SHOWN} of {len(lines)} settings" if len(lines) > LINES_SHOWN else ""
+    labels = ("training images", f"{NAMES[split]} error, %")
+    _draw(lines[:LINES_SHOWN], path, title, labels, name_repetitions(settings, metric), is_logarithmic=True)
+
+
+def _read_errors(record: Record, split: str) -> dict[int, float]:
+    """The error of a run, in per cent, by epoch."""
+    rows = ((row["epoch"], row.get(f"{split}/accuracy")) for row in read_rows(record.path))
+    return {epoch: 100 * (1 - value) for epoch, value in rows if value is not None and math.isfinite(value)}
+
+
+def _count_images(record: Record) -> int:
+    """How many images a run was trained on; 0 where that is not known."""
+    sizes = record.result.get("dataset", {}).get("sizes")
+    size = record.settings.get(SIZE) or (sizes.get("train") if isinstance(sizes, dict) else 0)
+    return size if isinstance(size, int) else 0
+
+
+def _draw(
+    lines: Sequence[Line],
+    path: Path,
+    title: str,
+    labels: tuple[str, str],
+    over: str,
+    is_logarithmic: bool = False,
+) -> None:
+    """Draw a line a setting with a band of one standard deviation, its single runs thin behind it."""
+    if not lines:
+        return
+    names = [wrap(line.name) for line in lines]
+    margin = 0.4 + CHARACTER * max((len(part) for name in names for part in name), default=0)
+    room = [LINE * (len(name) + 0.4) for name in names]  # inches
+    height = max(HEIGHT, sum(room) + BESIDE)
+    figure, (axes,) = make_figure(title, WIDTH + margin, height, layout=None)
+    figure.subplots_adjust(
+        left=0.7 / (WIDTH + margin),
+        right=WIDTH / (WIDTH + margin),
+        bottom=0.75 / height,
+        top=1 - (BESIDE - 0.75) / height,
+    )
+    ends = [_draw_line(axes, line, color, is_logarithmic) for line, color in zip(lines, COLORS, strict=False)]
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    if is_logarithmic:
+        use_decades(axes, "x")
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    errors = [error for line in lines for run in line.runs for error in run.values()]
+    if min(errors) > 0 and (is_logarithmic or max(errors) / min(errors) >= LOG_RATIO):
+        use_decades(axes, "y")
+    note = f"line and band: mean and one standard deviation over {over}" if over else "one run a setting"
+    figure.text(0.5, 0.08 / height, note, ha="center", fontsize=SMALL)
+    heights = [inches / (height - BESIDE) for inches in room]
+    if any(names):
+        _name_lines(axes, ends, ["\n".join(name) for name in names], heights)
+    figure.savefig(path, dpi=DPI)
+
+
+def _draw_line(axes: "Axes", line: Line, color: str, is_marked: bool) -> tuple[float, float]:
+    """Draw a setting; returns where its line ends."""
+    marker = "o" if is_marked else ""
+    for run in line.runs:
+        places = sorted(run)
+        errors = [run[place] for place in places]
+        single = "." if is_marked or len(places) == 1 else ""
+        axes.plot(places, errors, color=color, linewidth=0.6, alpha=0.4, marker=single, markersize=3)
+    places, means, spreads = line.average()
+    if len(line.runs) > 1:
+        lowest = max(min(run.values()) for run in line.runs) / 100  # a logarithmic axis has no 0
+        axes.fill_between(
+            places, np.maximum(means - spreads, lowest), means + spreads, color=color, alpha=0.2, linewidth=0
+        )
+    axes.plot(
+        places,
+        means,
+        color=color,
+        linewidth=1.8,
+        marker=marker or ("o" if len(places) == 1 else ""),
+        markersize=4,
+    )
+    return float(places[-1]), float(means[-1])
+
+
+def _name_lines(
+    axes: "Axes", ends: Sequence[tuple[float, float]], names: Sequence[str], heights: Sequence[float]
+) -> None:
+    """Write the names beside the ends of the lines, none over another, and join those that were moved."""
+    axes.autoscale_view()  # else the axes would not have their limits yet
+    to_axes = axes.transData + axes.transAxes.inverted()
+    wanted = [float(to_axes.transform(end)[1]) for end in ends]
+    for end, name, color, height in zip(ends, names, COLORS, spread_out(wanted, heights), strict=False):
+        join = {
+            "arrowstyle": "-",
+            "color": color,
+            "linewidth": 0.6,
+            "shrinkA": 0,
+            "shrinkB": 2,
+            "linestyle": ":",
+        }
+        axes.annotate(
+            name, end, xytext=(1.03, height), textcoords="axes fraction", color=color, fontsize=SMALL,
+            va="center", arrowprops={**join, "relpos": (0, 0.5)}, annotation_clip=False,
+        )  # fmt: skip
+
+
+def spread_out(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Where the middles of texts lie, as near as can be to where they are `wanted`, so that none overlap.
+
+    Args:
+        wanted: in [0, 1] as the places between which all texts lie, if there is room for them.
+    """
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    placed, edge = list(wanted), 0.0
+    for index in order:
+        placed[index] = max(wanted[index], edge + heights[index] / 2)
+        edge = placed[index] + heights[index] / 2
+    edge = max(1.0, sum(heights))
+    for index in reversed(order):
+        placed[index] = min(placed[index], edge - heights[index] / 2)
+        edge = placed[index] - heights[index] / 2
+    return placed
