@@ -91,7 +91,7 @@ def _advise_next(
     typed = [str(item) for item in read_record(sweep).get("typed", ())] if sweep else []
     used = list_distinct(records, "seed")
     folds = max(1, len(list_distinct(records, "data.fold")))
-    new = itertools.filterfalse(set(used).__contains__, itertools.count())
+    new = itertools.count(max(used, default=-1) + 1)  # a lower one may be that of a search that was repeated
     if searched and sweep:
         seeds = ",".join(map(str, itertools.islice(new, SEEDS_ADVISED)))
         changes = {"sweep.repeat": quote(shorten(sweep)), "seed": seeds}

@@ -83,6 +83,7 @@ def draw_learning_curves(
                 repetition = tuple(record.settings.get(key) for key in REPETITIONS)
                 groups[name][repetition][size] = 100 * (1 - accuracy)
     lines = [Line(name, list(runs.values()), fewest=1) for name, runs in groups.items()]
+    lines = [line for line in lines if len(line.average()[0]) > 1]
     title += f": the best {LINES_SHOWN} of {len(lines)} settings" if len(lines) > LINES_SHOWN else ""
     labels = ("training images", f"{NAMES[split]} error, %")
     _draw(lines[:LINES_SHOWN], path, title, labels, name_repetitions(settings, metric), is_logarithmic=True)

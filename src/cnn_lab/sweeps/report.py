@@ -177,7 +177,9 @@ def _write_csv(settings: Sequence[Setting], keys: Sequence[str], path: Path) -> 
             values = [show(flat.get(key)) for key in keys]
             values += [record.settings.get(key) for key in repeated]
             results = [record.accuracy, *(record.result.get(name) for name in measured)]
-            said = [verdict.word, verdict.behind, verdict.low, verdict.high] if verdict else []
+            said = (
+                [verdict.word, verdict.behind, verdict.low, verdict.high] if verdict else [""] * len(VERDICT)
+            )
             writer.writerow([record.path.name, record.status, *values, *results, *said])
 
 
