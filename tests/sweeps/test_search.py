@@ -12,15 +12,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
-from test_sweeps import TINY, end_sweep, only_sweep, read_runs, run_again, start_sweep
+from optuna.trial import TrialState, create_trial
+from test_sweeps import TINY, end_sweep, only_sweep, read_runs, run_advice, run_again, start_sweep
 
-from cnn_lab.sweeps.search import read_space
+from cnn_lab.sweeps.search import measure_importance, read_space
 from cnn_lab.sweeps.study import RUN, find_trial, open_study
 from conftest import read_result, train_command
 
@@ -148,6 +149,31 @@ def test_failed_trials_are_failed_trials_and_a_database_may_hold_them(tmp_path: 
         run_again(done.stdout)["fingerprint"]
         == read_result(Path(study.best_trial.user_attrs[RUN]))["fingerprint"]
     )
+    assert "How much each key matters takes 40 trials, " in done.stdout
+    paths = [Path(trial.user_attrs[RUN]) for trial in study.trials if trial.state == TrialState.COMPLETE]
+    best = {path.name.partition("-")[2] for path in paths}
+    done = run_advice(done.stdout, "seeds that chose nothing", seed="3,4")
+    assert "Best on validation images, over 2 seeds: kernel_sizes " in done.stdout
+    assert len(study.get_trials()) == 4
+    _, repeated = sorted((tmp_path / "sweeps").iterdir())
+    runs = read_runs(repeated)
+    assert {run["status"] for run in runs.values()} == {"completed"}
+    assert {name.partition("-")[2].rpartition("_seed")[0] for name in runs} == best
+
+
+def test_importance_comes_with_its_uncertainty() -> None:
+    """Of 60 trials in which only x matters; a third of them knows less."""
+    generator = np.random.default_rng(0)
+    uniform = FloatDistribution(0, 1)
+    trials = [
+        create_trial(value=x, params={"x": x, "y": y}, distributions={"x": uniform, "y": uniform})
+        for x, y in generator.random((60, 2))
+    ]
+    shares = measure_importance(trials)
+    assert list(shares) == ["x", "y"]
+    assert shares["x"][0] > 0.8
+    assert sum(share for share, _ in shares.values()) == pytest.approx(1)
+    assert 0.01 < shares["x"][1] < measure_importance(trials[:20])["x"][1] < 0.5
 
 
 def test_a_trial_is_taken_up_in_another_process() -> None:

@@ -56,6 +56,16 @@ def run_again(output: str) -> dict[str, Any]:
     return read_result(only_run(Path(output_dir)))
 
 
+def run_advice(output: str, words: str, **changes: str) -> Any:
+    """Run the command that a report advises in the line with these words, with other values of some keys."""
+    command = re.search(rf"^.*{words}.*: python scripts/train.py (.*)$", output, re.MULTILINE)
+    assert command
+    typed = [item for item in shlex.split(command[1]) if item.partition("=")[0] not in changes]
+    done = train_command(*typed, *(f"{key}={value}" for key, value in changes.items()))
+    assert (done.returncode, done.stderr) == (0, "")
+    return done
+
+
 def start_sweep(
     ready: Callable[[dict[str, dict[str, Any]]], bool], output_dir: Path, *arguments: str
 ) -> subprocess.Popen[str]:
@@ -109,7 +119,10 @@ def test_a_sweep_prints_a_line_a_run_and_a_table_with_means_and_spreads(swept: t
         pattern = rf" +{number}/6  {name} +completed +val +[\d.]+%  test +[\d.]+% +[\d.]+ s"
         assert re.fullmatch(pattern, line), line
     table = [line.split() for line in lines[7:11]]
-    assert " ".join(table[0]) == "channels runs val accuracy test accuracy parameters seconds status"
+    against = "against the best, points"
+    assert (
+        " ".join(table[0]) == f"channels runs val accuracy {against} test accuracy parameters seconds status"
+    )
     means = []
     for channels in ("[2]", "[2,4]"):
         label = channels.strip("[]").replace(",", "-")
@@ -118,7 +131,7 @@ def test_a_sweep_prints_a_line_a_run_and_a_table_with_means_and_spreads(swept: t
         values = torch.tensor([run["best"]["val/accuracy"] for run in chosen], dtype=torch.float64) * 100
         (row,) = [row for row in table if row[0] == channels]
         assert row[1:6] == ["2", f"{values.mean():.2f}", "±", f"{values.std():.2f}", "%"]
-        assert row[10].replace(",", "") == str(chosen[0]["parameters"])
+        assert row[-3].replace(",", "") == str(chosen[0]["parameters"])
         means.append((values.mean().item(), channels))
     assert [row[0] for row in table[1:]] == [max(means)[1], min(means)[1], "[2,2,2,2,2]"]
     assert table[3][-1] == "failed"
@@ -136,7 +149,7 @@ def test_a_sweep_leaves_a_report_and_a_directory_for_each_run(swept: tuple[Any, 
         "0-channels-2_seed-0", "1-channels-2_seed-1", "2-channels-2-4_seed-0", "3-channels-2-4_seed-1"
     ]  # fmt: skip
     assert {path.name for path in sweep.iterdir()} - set(runs) == {
-        ".lock", "report.csv", "report.md", "report.png", "sweep.yaml"
+        ".lock", "curves.png", "report.csv", "report.md", "report.png", "sweep.yaml"
     }  # fmt: skip
     with (sweep / "report.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -245,6 +258,9 @@ def test_the_same_settings_are_trained_once_and_the_best_can_be_trained_again(tm
     best = max(runs, key=lambda name: runs[name]["best"]["val/accuracy"])
     assert f"Best run: {only_sweep(tmp_path) / best}\n" in done.stdout
     assert run_again(done.stdout)["fingerprint"] == runs[best]["fingerprint"]
+    more = run_advice(done.stdout, "1 run a setting")
+    assert more.stdout.startswith(f"10 runs in {only_sweep(tmp_path)}; 2 are done already\n")
+    assert "Best on validation images, over 5 seeds: dropout 0" in more.stdout
 
 
 def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -336,6 +352,10 @@ with hold(run_dir):
         (
             [*SWEPT, "hydra/sweeper=optuna", "sweep.resume={sweep}"],
             "{sweep} is a grid, not a search: it cannot be resumed as one",
+        ),
+        (
+            ["seed=0,1", "sweep.repeat={sweep}"],
+            "sweep.repeat={sweep} is a sweep over model.channels: type what was typed for it, too",
         ),
         (
             [*SWEPT, "sweep.resume={sweep}/0-x"],
