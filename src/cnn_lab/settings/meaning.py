@@ -1,5 +1,6 @@
 """What a setting means to its run: one table for fingerprints, reports, resumed runs and sweeps."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ MEANINGS = {
 }  # fmt: skip
 
 
+@functools.cache
 def meaning_of(key: str) -> str:
     """What the setting with this dotted key means: a name in `MEANINGS`, or "identity".
 

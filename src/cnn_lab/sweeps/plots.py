@@ -117,9 +117,10 @@ def _draw_line(
 
 
 def _draw_points(axes: "Axes", x: Sequence[float], settings: Sequence[Setting], metric: str) -> None:
-    for place, mean, spread, setting in zip(x, *_percentages(settings, metric), settings, strict=True):
-        color = color_of(setting)
-        axes.errorbar([place], [mean], [spread], fmt="o", color=color, markersize=5, capsize=3)
+    points = np.array([x, *_percentages(settings, metric)], dtype=float)
+    drawn = np.array([color_of(setting) for setting in settings])
+    for color in set(drawn):
+        axes.errorbar(*points[:, drawn == color], fmt="o", color=color, markersize=5, capsize=3)
     if min(x) > 0 and max(x) / min(x) >= LOG_RATIO:
         use_decades(axes, "x")
 

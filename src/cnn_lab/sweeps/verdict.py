@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # of Student's t; scipy.stats takes a second to import
 
 LEVEL = 0.05
 RUNS_WITHIN_REACH = 30  # of a setting, more than which nobody would start to settle a question
@@ -100,7 +100,7 @@ def compare_with_best(
     squared = errors + of_best
     with np.errstate(divide="ignore", invalid="ignore"):
         degrees = squared**2 / (errors**2 / freedom + of_best**2 / np.take_along_axis(freedom, best, -1))
-        chances = np.where(squared > 0, 2 * stats.t.sf(behind / np.sqrt(squared), degrees), 1.0)
+        chances = np.where(squared > 0, 2 * stdtr(degrees, -behind / np.sqrt(squared)), 1.0)
     np.put_along_axis(chances, best, np.inf, -1)  # so that it is the last in order
     order = chances.argsort(-1)
     left = np.arange(count, 0, -1)
@@ -110,7 +110,7 @@ def compare_with_best(
     judged = np.empty_like(behind)
     np.put_along_axis(judged, order, levels[np.maximum(np.arange(count), last)], -1)
     with np.errstate(invalid="ignore"):
-        halves = stats.t.isf(judged / 2, degrees) * np.sqrt(squared)
+        halves = -stdtrit(degrees, judged / 2) * np.sqrt(squared)
     halves = np.where(squared > 0, halves, np.inf)
     np.put_along_axis(halves, best, 0.0, -1)
     return behind, halves
