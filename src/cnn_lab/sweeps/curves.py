@@ -48,7 +48,7 @@ class Line:
         for run in self.runs:
             for place, error in run.items():
                 found[place].append(error)
-        places = sorted(place for place, errors in found.items() if len(errors) >= self.fewest)
+        places = sorted(place for place in found if len(found[place]) >= self.fewest) or sorted(found)
         spreads = [np.std(found[place], ddof=1) if len(found[place]) > 1 else 0.0 for place in places]
         return np.array(places), np.array([np.mean(found[place]) for place in places]), np.array(spreads)
 
@@ -86,7 +86,7 @@ def draw_learning_curves(
     lines = [line for line in lines if len(line.average()[0]) > 1]
     title += f": the best {LINES_SHOWN} of {len(lines)} settings" if len(lines) > LINES_SHOWN else ""
     labels = ("training images", f"{NAMES[split]} error, %")
-    _draw(lines[:LINES_SHOWN], path, title, labels, name_repetitions(settings, metric), is_logarithmic=True)
+    _draw(lines[:LINES_SHOWN], path, title, labels, name_repetitions(settings, metric), sized=True)
 
 
 def _read_errors(record: Record, split: str) -> dict[int, float]:
@@ -103,12 +103,7 @@ def _count_images(record: Record) -> int:
 
 
 def _draw(
-    lines: Sequence[Line],
-    path: Path,
-    title: str,
-    labels: tuple[str, str],
-    over: str,
-    is_logarithmic: bool = False,
+    lines: Sequence[Line], path: Path, title: str, labels: tuple[str, str], over: str, sized: bool = False
 ) -> None:
     """Draw a line a setting with a band of one standard deviation, its single runs thin behind it."""
     if not lines:
@@ -118,20 +113,16 @@ def _draw(
     room = [LINE * (len(name) + 0.4) for name in names]  # inches
     height = max(HEIGHT, sum(room) + BESIDE)
     figure, (axes,) = make_figure(title, WIDTH + margin, height, layout=None)
-    figure.subplots_adjust(
-        left=0.7 / (WIDTH + margin),
-        right=WIDTH / (WIDTH + margin),
-        bottom=0.75 / height,
-        top=1 - (BESIDE - 0.75) / height,
-    )
-    ends = [_draw_line(axes, line, color, is_logarithmic) for line, color in zip(lines, COLORS, strict=False)]
+    left, right, bottom = 0.7 / (WIDTH + margin), WIDTH / (WIDTH + margin), 0.75 / height
+    figure.subplots_adjust(left, bottom, right, bottom + 1 - BESIDE / height)
+    ends = [_draw_line(axes, *item, "o" if sized else "") for item in zip(lines, COLORS, strict=False)]
     axes.set(xlabel=labels[0], ylabel=labels[1])
-    if is_logarithmic:
+    if sized:
         use_decades(axes, "x")
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
     errors = [error for line in lines for run in line.runs for error in run.values()]
-    if min(errors) > 0 and (is_logarithmic or max(errors) / min(errors) >= LOG_RATIO):
+    if min(errors) > 0 and (sized or max(errors) / min(errors) >= LOG_RATIO):
         use_decades(axes, "y")
     note = f"line and band: mean and one standard deviation over {over}" if over else "one run a setting"
     figure.text(0.5, 0.08 / height, note, ha="center", fontsize=SMALL)
@@ -141,28 +132,18 @@ def _draw(
     figure.savefig(path, dpi=DPI)
 
 
-def _draw_line(axes: "Axes", line: Line, color: str, is_marked: bool) -> tuple[float, float]:
+def _draw_line(axes: "Axes", line: Line, color: str, marker: str) -> tuple[float, float]:
     """Draw a setting; returns where its line ends."""
-    marker = "o" if is_marked else ""
-    for run in line.runs:
-        places = sorted(run)
-        errors = [run[place] for place in places]
-        single = "." if is_marked or len(places) == 1 else ""
-        axes.plot(places, errors, color=color, linewidth=0.6, alpha=0.4, marker=single, markersize=3)
     places, means, spreads = line.average()
-    if len(line.runs) > 1:
-        lowest = max(min(run.values()) for run in line.runs) / 100  # a logarithmic axis has no 0
-        axes.fill_between(
-            places, np.maximum(means - spreads, lowest), means + spreads, color=color, alpha=0.2, linewidth=0
+    marker = marker or ("o" if len(places) == 1 else "")  # a single place gives no line
+    for run in line.runs if len(line.runs) > 1 else ():
+        points = sorted(run.items())
+        axes.plot(
+            *zip(*points, strict=True), color=color, linewidth=0.6, alpha=0.4, marker=marker, markersize=2
         )
-    axes.plot(
-        places,
-        means,
-        color=color,
-        linewidth=1.8,
-        marker=marker or ("o" if len(places) == 1 else ""),
-        markersize=4,
-    )
+    lower = np.maximum(means - spreads, means / 100)  # a logarithmic axis has no 0
+    axes.fill_between(places, lower, means + spreads, color=color, alpha=0.2, linewidth=0)
+    axes.plot(places, means, color=color, linewidth=1.8, marker=marker, markersize=4)
     return float(places[-1]), float(means[-1])
 
 
@@ -174,17 +155,10 @@ def _name_lines(
     to_axes = axes.transData + axes.transAxes.inverted()
     wanted = [float(to_axes.transform(end)[1]) for end in ends]
     for end, name, color, height in zip(ends, names, COLORS, spread_out(wanted, heights), strict=False):
-        join = {
-            "arrowstyle": "-",
-            "color": color,
-            "linewidth": 0.6,
-            "shrinkA": 0,
-            "shrinkB": 2,
-            "linestyle": ":",
-        }
+        join = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "linestyle": ":", "relpos": (0, 0.5)}
         axes.annotate(
-            name, end, xytext=(1.03, height), textcoords="axes fraction", color=color, fontsize=SMALL,
-            va="center", arrowprops={**join, "relpos": (0, 0.5)}, annotation_clip=False,
+            name, end, (1.03, height), textcoords="axes fraction", color=color, fontsize=SMALL, va="center",
+            arrowprops=join, annotation_clip=False,
         )  # fmt: skip
 
 

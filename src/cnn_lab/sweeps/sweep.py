@@ -8,6 +8,7 @@ import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from cnn_lab.terminal.screen import Screen, shorten
 ANYWHERE = ("place", "hardware", "showing")  # meanings of settings in which a resumed sweep may differ
 
 
+@dataclass(eq=False)
 class Sweep:
     """The directory of a sweep and the jobs that go into it.
 
@@ -47,29 +49,30 @@ class Sweep:
         config: Hydra's composed config, without the values of the keys that vary.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        swept: Mapping[str, str | None],
-        config: DictConfig,
-        context: HydraContext,
-        task_function: TaskFunction,
-    ) -> None:
-        self.kind = kind
-        self.unit = "trials" if kind == "search" else "runs"
-        self.swept = dict(swept)
-        self.typed = _list_all_typed(config)
-        self.config = config
-        self.context = context
-        self.task_function = task_function
-        self.screen = Screen()
-        self.jobs: list[Job] = []
-        self.total = 0
-        self.ended_earlier = 0  # runs that a resumed search does not take up again
-        self.path = Path()
-        self._known: dict[str, tuple[Path, str]] = {}
-        self._taken: set[int] = set()
-        self._arrangement = ""
+    kind: str
+    swept: dict[str, str | None]
+    config: DictConfig
+    context: HydraContext
+    task_function: TaskFunction
+    screen: Screen = field(default_factory=Screen)
+    jobs: list[Job] = field(default_factory=list)
+    total: int = 0
+    ended_earlier: int = 0  # runs that a resumed search does not take up again
+    path: Path = Path()
+    _known: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    _taken: set[int] = field(default_factory=set)
+    _arrangement: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What its jobs are called."""
+        return "trials" if self.kind == "search" else "runs"
+
+    @property
+    def typed(self) -> list[str]:
+        """The overrides that were typed, Hydra's own among them, which `-m` in front makes a sweep."""
+        typed = [item for kind in ("hydra", "task") for item in list_typed(self.config.hydra.overrides[kind])]
+        return [item for item in typed if not item.startswith(("hydra.mode=", "sweep.resume="))]
 
     def check(self, overrides: Sequence[str]) -> Job:
         """Compose and check the settings of a job. Settings that make no run are noted in the job.
@@ -202,7 +205,10 @@ class Sweep:
         """
         done = self.ended_earlier + sum(job.done for job in self.jobs)
         going_on = f"; {done} are done already" if done else ""
-        self.screen.show(f"{self.total} {self.unit} in {shorten(self.path)}{going_on}", style="bold")
+        self.screen.show(
+            f"{self.total} {self.unit} in {shorten(self.path)}{going_on}",
+            style="bold",
+        )
         try:
             run()
         except (KeyboardInterrupt, SystemExit):
@@ -231,7 +237,10 @@ class Sweep:
             job.result()["status"] in ("completed", "pruned") for job in self.jobs
         )
         report_sweep(self.path, self.screen)
-        self.screen.show(f"\nInterrupted: {done} of {self.total} {self.unit} are done.", style="bold yellow")
+        self.screen.show(
+            f"\nInterrupted: {done} of {self.total} {self.unit} are done.",
+            style="bold yellow",
+        )
         self.screen.show(f"Go on with: {resume_command(self.typed, self.path)}")
 
     def _base_settings(self) -> dict[str, Any]:
@@ -257,12 +266,6 @@ class Sweep:
                     f"{self.path} was run with {key}={earlier.get(key)}, now it is {settings.get(key)}: "
                     "type the same again, or leave sweep.resume out to start a new sweep"
                 )
-
-
-def _list_all_typed(config: DictConfig) -> list[str]:
-    """The overrides that were typed, Hydra's own among them, which `-m` in front makes a sweep."""
-    typed = [*list_typed(config.hydra.overrides.hydra), *list_typed(config.hydra.overrides.task)]
-    return [item for item in typed if not item.startswith(("hydra.mode=", "sweep.resume="))]
 
 
 def _first_line(text: Any) -> str:

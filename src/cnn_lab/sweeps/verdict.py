@@ -69,10 +69,10 @@ def compare_with_best(
 
     Two settings are compared by Welch's t: spread grows with the error, so that it cannot be pooled. The best
     was chosen for its mean, so that with k alike it is compared as if all k (k - 1) / 2 pairs had been.
-    Hochberg's step-up (Biometrika 75, 1988) goes on from there: if even the setting that is hardest to tell
-    from the best has p <= 0.05, all are behind; else it is left out, and of the r that remain, the best among
-    them, the next one needs p <= 0.05 / (r (r - 1) / 2), and so on. The level at which a setting is judged is
-    that of its interval, which therefore leaves out 0 exactly if the setting is judged to be behind.
+    Hochberg's step-up (Biometrika 75, 1988) goes on from there: if even the one that is hardest to tell apart
+    has p <= 0.05, all are behind; else it is left out, and with r that remain, the best among them, the next
+    one needs p <= 0.05 / (r (r - 1) / 2), and so on. The level at which a setting is judged is that of its
+    interval, which therefore leaves out 0 exactly if the setting is judged to be behind.
 
     Words are right together: where settings are alike, one of them is called behind in at most 5 % of sweeps.
     Intervals are right each on its own, in about 95 % of sweeps or more. Simulated with normal values of
