@@ -69,18 +69,16 @@ def make_network(node: Mapping[str, Any], **facts: Any) -> nn.Module:
     try:
         constructor = get_object(node["_target_"])
         taken = inspect.signature(constructor).parameters
-        is_bare = (
-            getattr(constructor, "__init__", None) is nn.Module.__init__
-        )  # which refuses all that it takes
-        is_open = not is_bare and any(item.kind is item.VAR_KEYWORD for item in taken.values())
-        facts = {name: value for name, value in facts.items() if is_open or name in taken}
-    except Exception:  # noqa: S110 - what is wrong with it is told when it is made
-        pass
+    except Exception:  # what is wrong with it is told when it is made
+        return make("model", node, nn.Module, **facts)
+    has_own = getattr(constructor, "__init__", None) is not nn.Module.__init__  # which takes nothing
+    is_open = has_own and any(item.kind is item.VAR_KEYWORD for item in taken.values())
+    facts = {name: value for name, value in facts.items() if is_open or name in taken}
     return make("model", node, nn.Module, **facts)
 
 
 def measure(net: nn.Module, input_shape: Sequence[int], num_classes: int) -> list[Layer]:
-    """The layers of any network, from what they make of two black images; it is left as it was.
+    """The layers of any network, from what they make of two blank images; it is left as it was.
 
     A layer is a module that has weights of its own or no modules inside. Multiply-adds are those of
     convolutions, linear layers and batch norm. What `forward` computes without a module has no row.
@@ -107,8 +105,8 @@ def measure(net: nn.Module, input_shape: Sequence[int], num_classes: int) -> lis
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-        made = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    made = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    if made != (2, num_classes) and (num_classes, made) != (2, (2, 1)):  # one logit may stand for two classes
         raise CnnLabError(f"{what} makes {made}: it must make {(2, num_classes)}, a logit for each class")
     counted: set[nn.Parameter] = set()
     rows = [_describe(name or type(net).__name__, module, size, counted) for name, module, size in called]

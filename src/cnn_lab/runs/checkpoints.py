@@ -116,8 +116,7 @@ class Checkpoints(Checkpoint):
 def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     """A checkpoint as plain data and tensors, its config checked; nothing in the file is executed.
 
-    Args:
-        trust: see `check_trusted`.
+    `trust` is that of `check_trusted`.
 
     Raises:
         ConfigError: when it is no checkpoint of this project, or its config is refused.

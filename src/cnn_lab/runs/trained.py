@@ -124,10 +124,7 @@ class Trained:
 
 
 def load_trained(path: Path, trust: bool = False) -> Trained:
-    """Build a checkpoint's network with its weights.
-
-    Args:
-        trust: see `check_trusted`.
+    """Build a checkpoint's network with its weights; `trust` is that of `check_trusted`.
 
     Raises:
         ConfigError: when the file is no checkpoint of this project, its config is refused, or its weights do

@@ -108,10 +108,7 @@ class Comparison:
 
 
 def compare(first: Path, second: Path, trust: bool = False) -> Comparison:
-    """The answers of two checkpoints' networks, A and B, to the test images of both.
-
-    Args:
-        trust: see `cnn_lab.runs.trust.check_trusted`.
+    """The answers of two checkpoints' networks to the test images of both; `trust` as in `load_trained`.
 
     Raises:
         ConfigError: when their test images differ in anything, or a file is no checkpoint of this project.

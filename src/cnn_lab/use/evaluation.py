@@ -12,10 +12,7 @@ ONE_PROCESS = {"devices": 1, "strategy": "auto", "sync_batchnorm": False, "profi
 
 
 def evaluate(path: Path, split: str = "test", trust: bool = False) -> dict[str, Any]:
-    """Measure a checkpoint's network on the "test" or "val" images of its run.
-
-    Args:
-        trust: see `cnn_lab.runs.trust.check_trusted`.
+    """Measure a checkpoint's network on the "test" or "val" images of its run; `trust` as in `load_trained`.
 
     Returns:
         `loss` and `accuracy`, as training measured them; `images`, `dataset`, `split`, `epoch`;

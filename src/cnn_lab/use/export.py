@@ -79,7 +79,7 @@ def export(
     Args:
         run_dir: where the run's identity is read; without a result.json there is none.
         output: the file; by default `FILES[kind]` in `run_dir`, or beside a checkpoint that is in no run.
-        trust: see `cnn_lab.runs.trust.check_trusted`.
+        trust: as in `load_trained`.
 
     Raises:
         ConfigError: when an extra is missing, the name of `output` does not fit, or `checkpoint` is refused.
