@@ -88,7 +88,7 @@ def _advise_next(
     searched: bool,
 ) -> list[str]:
     """The command that would tell what the runs do not tell yet, if there is one."""
-    typed = [str(item) for item in read_record(sweep).get("typed", ())] if sweep else []
+    typed = map(str, read_record(sweep)["typed"] if sweep else ())
     used = list_distinct(records, "seed")
     folds = max(1, len(list_distinct(records, "data.fold")))
     new = itertools.count(max(used, default=-1) + 1)  # a lower one may be that of a search that was repeated

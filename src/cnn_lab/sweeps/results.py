@@ -95,11 +95,13 @@ def find_sweep(path: str | Path | None, output_dir: Path) -> Path:
 
 
 def read_record(sweep: Path) -> dict[str, Any]:
-    """What sweep.yaml holds; an empty one where it cannot be read."""
+    """What sweep.yaml holds; empty parts where they cannot be read."""
     try:
-        return read_yaml(sweep / SWEEP_RECORD)
+        record = read_yaml(sweep / SWEEP_RECORD)
     except ConfigError:
-        return {"kind": None, "swept": {}, "settings": {}}
+        record = {}
+    parts = {"typed": list, "swept": dict, "settings": dict}
+    return record | {name: kind() for name, kind in parts.items() if not isinstance(record.get(name), kind)}
 
 
 def find_runs(sweep: Path) -> dict[str, tuple[Path, str]]:
