@@ -87,9 +87,8 @@ def _find_repeated(
     }
     keys, earlier = (sorted(set(names) - set(REPETITIONS)) for names in (varied, read_record(sweep)["swept"]))
     if keys != earlier or not keys:
-        raise ConfigError(
-            f"sweep.repeat={path} is a sweep over {', '.join(earlier) or 'nothing but seeds'}: type what was typed for it, too"
-        )
+        over = ", ".join(earlier) or "nothing but seeds"
+        raise ConfigError(f"sweep.repeat={path} is a sweep over {over}: type what was typed for it, too")
     best = [setting for setting in compare(collect([sweep]))[1] if setting.completed][:REPEATED]
     if not best:
         raise ConfigError(f"sweep.repeat={path} has no completed run")
