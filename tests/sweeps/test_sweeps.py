@@ -400,8 +400,7 @@ MISTAKES = {
         "model.dropout=interval(0.5,0.1) is no search space: `low <= high` must hold, but got (low=0.5, high=0.1)."
     ),
     ("model.dropout=0.1,0.2", "hydra/sweeper=optuna", "hydra.sweeper.sampler.sed=1"): (
-        "hydra.sweeper.sampler.sed is no setting of optuna.samplers.TPESampler; did you mean 'seed'? (there are "
-        "n_startup_trials, seed)"
+        "hydra.sweeper.sampler.sed is no setting; did you mean 'seed'? (there are n_startup_trials, seed)"
     ),
     ("model.dropout=0.1,0.2", "hydra/sweeper=optuna", "+hydra.sweeper.pruner.x=1"): (
         "hydra.sweeper: PercentilePruner.__init__() got an unexpected keyword argument 'x'"

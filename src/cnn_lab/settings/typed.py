@@ -156,7 +156,8 @@ def _explain_key(key: str, node: object) -> str:
     path, _, name = key.rpartition(".")
     if not path:
         return describe_unknown("", name, read_parameters("", SCHEMAS[""]) or ())
-    return describe_unknown(path, name, map(str, node if isinstance(node, DictConfig) else ()))
+    names = map(str, node if isinstance(node, DictConfig) else ())
+    return describe_unknown(path, name, (item for item in names if not item.startswith("_")))
 
 
 def _explain_type(key: str, value: object) -> str:
