@@ -20,11 +20,12 @@ BARS_SHOWN = 20
 LABELS_SHOWN = 10
 LOG_RATIO = 20  # from which on numbers are spread over a logarithmic axis
 NAME_WIDTH = 32  # characters in a line of a setting's name
+COSTS = {"parameters": "parameters", "seconds": "seconds a run"}
 COLORS = {"best": BLUE, "no difference": "#56B4E9", "perhaps behind": ORANGE, "behind": GRAY}
 
 
 def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str) -> None:
-    """Draw the settings of a sweep into a PNG file: accuracy by what varies, by parameters, and the verdict.
+    """Draw the settings of a sweep into a PNG file: accuracy by what varies, by cost, and the verdict.
 
     One number that varies gives a line, two a heat map, anything else bars. Without validation images it is
     the accuracy on test images that is drawn. What does not differ, or is not known, has no panel.
@@ -37,12 +38,13 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
     shown = [setting for setting in settings if setting.completed and setting.measure(metric)]
     if not shown:
         return
-    sized = [setting for setting in shown if setting.measure("parameters")]
+    sized = [setting for setting in shown if setting.measure("parameters") and setting.measure("seconds")]
     sizes = {found[0] for setting in sized if (found := setting.measure("parameters"))}
+    costs = ("parameters", "seconds") if len(sizes) > 1 else ()
     judged = any(setting.verdict for setting in shown)
     numbers = all(_is_number(setting.values.get(key)) for setting in shown for key in names)
     is_bars = not (numbers and len(names) in (1, 2))
-    columns = 1 + (len(sizes) > 1) + judged
+    columns = 1 + len(costs) + judged
     rows = shown[:BARS_SHOWN]
     labels = ["\n".join(wrap(describe(setting, names))) for setting in rows]
     lines = sum(label.count("\n") + 1.3 for label in labels)
@@ -59,11 +61,11 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
         _draw_heat_map(left, shown, names, metric, label)
     if judged:
         _draw_intervals(others[-1], rows, [""] * len(rows) if is_bars else labels)
-    if len(sizes) > 1:
-        others[0].set(xlabel="parameters", ylabel=label)
-        _draw_by_parameters(others[0], sized, metric)
+    for axes, cost in zip(others, costs, strict=False):
+        axes.set(xlabel=COSTS[cost], ylabel=label)
+        _draw_by_cost(axes, sized, cost, metric)
     left_out = f"rows: the best {BARS_SHOWN} of {len(shown)} settings" if len(shown) > len(rows) else ""
-    has_bars = is_bars or len(names) == 1 or len(sizes) > 1
+    has_bars = is_bars or len(names) == 1 or costs
     notes = [describe_error_bars(shown, metric) if has_bars else "", left_out if has_rows else ""]
     figure.supxlabel("; ".join(filter(None, notes)), fontsize=SMALL)
     figure.savefig(path, dpi=DPI)
@@ -172,13 +174,13 @@ def _draw_intervals(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str]
     axes.set_xlabel("behind the best, points (95 % interval)")
 
 
-def _draw_by_parameters(axes: "Axes", settings: Sequence[Setting], metric: str) -> None:
+def _draw_by_cost(axes: "Axes", settings: Sequence[Setting], cost: str, metric: str) -> None:
     from matplotlib.ticker import EngFormatter
 
-    parameters = [found[0] for setting in settings if (found := setting.measure("parameters"))]
-    _draw_points(axes, parameters, settings, metric)
+    costs = [found[0] for setting in settings if (found := setting.measure(cost))]
+    _draw_points(axes, costs, settings, metric)
     if len(settings) <= LABELS_SHOWN:
-        for setting, *place in zip(settings, parameters, _percentages(settings, metric)[0], strict=True):
+        for setting, *place in zip(settings, costs, _percentages(settings, metric)[0], strict=True):
             text = "\n".join(wrap(", ".join(map(show, setting.values.values()))))
             axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", fontsize=SMALL)
     axes.margins(x=0.15)

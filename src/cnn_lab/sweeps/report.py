@@ -173,7 +173,7 @@ def _write_csv(settings: Sequence[Setting], keys: Sequence[str], path: Path) -> 
         writer = csv.writer(file)
         writer.writerow(["run", "status", *keys, *repeated, "val/accuracy", *measured, *VERDICT])
         for record, verdict in sorted(runs, key=lambda item: place_of(item[0])):
-            flat = name_targets(record.settings)
+            flat = name_targets(record)
             values = [show(flat.get(key)) for key in keys]
             values += [record.settings.get(key) for key in repeated]
             results = [record.accuracy, *(record.result.get(name) for name in measured)]

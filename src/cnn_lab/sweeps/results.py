@@ -20,6 +20,7 @@ from cnn_lab.settings.meaning import meaning_of
 from cnn_lab.sweeps.verdict import Verdict, judge
 
 DEPTH = 4  # of folders between outputs/ and a run
+LEADERS = {"data": "data.name", "model": "model"}  # the name from which a group's other settings follow
 REPETITIONS = {"seed": "seeds", "data.fold": "folds"}
 
 
@@ -139,7 +140,7 @@ def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
 
     Settings without a completed run come last, whatever they reached.
     """
-    flats = [name_targets(record.settings) for record in records]
+    flats = [name_targets(record) for record in records]
     keys = [key for key in dict.fromkeys(key for flat in flats for key in flat) if _differs(key, flats)]
     groups: dict[str, Setting] = {}
     for record, flat in zip(records, flats, strict=True):
@@ -173,13 +174,18 @@ def list_distinct(records: Iterable[Record], key: str) -> list[int]:
     return sorted({value for record in records if isinstance(value := record.settings.get(key), int)})
 
 
-def name_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What is compared of a run's settings: `optimizer: Adam` for `optimizer._target_: torch.optim.Adam`."""
-    return {
+def name_targets(record: Record) -> dict[str, Any]:
+    """What is compared of a run's settings: `optimizer: Adam` for `optimizer._target_: torch.optim.Adam`.
+
+    A network has the name of its option, as in `model=vgg`, where that was typed.
+    """
+    named = {
         key.removesuffix("._target_"): str(value).rpartition(".")[2] if key.endswith("._target_") else value
-        for key, value in settings.items()
+        for key, value in record.settings.items()
         if meaning_of(key) in ("identity", "length")
     }
+    typed = [str(text).partition("=") for text in record.result.get("overrides", ())]
+    return named | {key: option for key, _, option in typed if key == "model"}
 
 
 def describe(setting: Setting, names: Mapping[str, str]) -> str:
@@ -208,12 +214,12 @@ def place_of(record: Record) -> tuple[Path, int, str]:
 
 
 def _differs(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a key has several values; what follows from the data set's name, several with the same name."""
-    follows = key.startswith("data.") and key != "data.name"
+    """Whether a key has several values; what follows from a name, whether it has with the same name."""
+    leader = LEADERS.get(key.partition(".")[0], key)
     seen: dict[Any, set[str]] = {}
     for flat in flats:
         if key in flat and flat[key] != "auto":  # which a run replaces by what it found, once it begins
-            name = flat.get("data.name") if follows else None
+            name = flat.get(leader) if key != leader else None
             seen.setdefault(name, set()).add(json.dumps(flat[key], sort_keys=True))
     return any(len(values) > 1 for values in seen.values())
 
