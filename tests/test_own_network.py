@@ -192,6 +192,11 @@ def test_what_makes_no_logits_is_refused(make: Callable[[], nn.Module], message:
         measure(make(), **IMAGES)
 
 
+def test_one_logit_may_stand_for_two_classes() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 1))
+    assert measure(net, (1, 28, 28), num_classes=2)[-1].output == (1,)
+
+
 def takes_nothing() -> nn.Module:
     return nn.Linear(1, 1)
 
