@@ -94,7 +94,7 @@ MISTAKES = {
     ),
     "model.num_outputs=3": "model.num_outputs=3: for 10 classes it must be 10",
     "optimizer=adamm": "optimizer=adamm is not an option; did you mean 'adam'? (there are adam, ",
-    "experiment=articel": "experiment=articel is not an option; did you mean 'article'? (there are article, ",
+    "experiment=articel": "experiment=articel is not an option; did you mean 'article'? (there are architectures, article, ",
     "scheduler=plateau data.val_size=0": (
         "scheduler.monitor=val/loss needs validation images after each epoch, which data.val_size=0 leaves out; "
         "type scheduler.monitor=train/loss"
