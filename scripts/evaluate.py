@@ -29,7 +29,8 @@ def main() -> None:
     screen = Screen()
     screen.show(f"{shorten(checkpoint)}, after epoch {result['epoch']}")
     screen.show(f"{result['images']:,} {arguments.split} images of {result['dataset']}\n")
-    screen.show(f"accuracy {result['accuracy']:.2%}   loss {result['loss']:.4f}\n", style="bold")
+    more = "".join(f"   {name} {value:#.4g}" for name, value in result["metrics"].items())
+    screen.show(f"accuracy {result['accuracy']:.2%}   loss {result['loss']:.4f}{more}\n", style="bold")
     screen.show(format_confusion(result))
 
 

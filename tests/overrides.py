@@ -43,7 +43,7 @@ CALLS = [
     "extend_list(1)", "int(x)", "json_str({a:1})",
 ]  # fmt: skip
 GOOD = [
-    "seed=7", "label=x", "label_smoothing=0.1", "early_stopping.patience=1", "early_stopping.monitor=train/accuracy",
+    "seed=7", "label=x", "loss.label_smoothing=0.1", "metrics.f1._target_=torchmetrics.classification.MulticlassF1Score", "logger=csv", "best=val/loss", "early_stopping.patience=1", "early_stopping.monitor=train/accuracy",
     "checkpoint_minutes=1e-9", "pictures.enabled=false", "pictures.mistakes=0", "pictures.embedding=0", "data.batch_size=7",
     "data.eval_batch_size=1000", "data.train_size=100", "data.val_size=0", "data.test_each_epoch=true", "data.mean=[0]", "data.std=1",
     "data.name=digits", "model.channels=[3]", "model.hidden=4",

@@ -49,7 +49,7 @@ CHOICES = {
     "model.dropout": ["0.3"],
     "model.norm": ["batch"],
     "optimizer": ["sgd", "adamw", "rmsprop"],
-    "label_smoothing": ["0.1"],
+    "loss.label_smoothing": ["0.1"],
     "checkpoint_minutes": ["1e-9"],
     "trainer.accumulate_grad_batches": ["2", "3"],
     "trainer.check_val_every_n_epoch": ["2"],

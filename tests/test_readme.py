@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from cnn_lab.settings.config import PROJECT
-from conftest import TrainedRun, run_script, train_command
+from cnn_lab.settings.config import PROJECT, check_config
+from cnn_lab.training import train
+from conftest import TrainedRun, compose_config, read_result, run_script, train_command
 
 TEXT = (PROJECT / "README.md").read_text()
 COMMANDS = [
@@ -72,6 +74,20 @@ def test_every_training_command_runs(arguments: list[str], tmp_path: Path) -> No
         results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
         assert [result["status"] for result in results] == ["completed"] * len(results)
         assert len(results) == math.prod(RUNS.get(argument, 1) for argument in arguments)
+
+
+def test_the_entries_for_a_metric_a_loss_and_a_callback_work(tmp_path: Path) -> None:
+    entries = OmegaConf.create(re.search(r"```yaml\n(metrics:.*?)```", TEXT, re.DOTALL)[1])
+    settings = check_config(
+        OmegaConf.merge(
+            compose_config(*SMALL, "trainer.max_epochs=1", "trainer.log_every_n_steps=1"), entries
+        )
+    )
+    train(settings, tmp_path, quiet=True)
+    result = read_result(tmp_path)
+    assert result["best"]["val/f1"] >= 0
+    assert result["test/f1"] >= 0
+    assert settings["loss"]["label_smoothing"] == 0.1
 
 
 def test_the_report_command_runs(trained: TrainedRun, tmp_path: Path) -> None:

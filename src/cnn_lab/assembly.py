@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -10,9 +10,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.errors import CnnLabError, ConfigError, list_own_lines
+from cnn_lab.metrics import find_mode
 from cnn_lab.shapes import Layer
 
 T = TypeVar("T")
@@ -38,6 +40,14 @@ def make(group: str, node: Mapping[str, Any], kind: type[T], **supplied: Any) ->
     return made
 
 
+def make_metrics(nodes: Mapping[str, Any], num_classes: int) -> Iterator[tuple[str, Metric]]:
+    """The name and metric of each node; those that take `num_classes` are given it."""
+    for name, node in nodes.items():
+        takes = inspect.signature(get_object(node["_target_"])).parameters
+        supplied = {"num_classes": num_classes} if "num_classes" in takes else {}
+        yield name, make(f"metrics.{name}", node, Metric, **supplied)
+
+
 def assemble(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClassifier]:
     """The data module, which has read nothing yet, and the classifier of a checked config.
 
@@ -48,12 +58,17 @@ def assemble(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClass
     data = make("data", config["data"], LightningDataModule, seed=config["seed"])
     net = make_network(config["model"], input_shape=data.input_shape, num_classes=data.num_classes)
     is_planned = type(net).__module__.startswith("cnn_lab.") and hasattr(net, "layers")
+    metrics = dict(make_metrics(config["metrics"], data.num_classes))
+    schedule = dict(config["scheduler"])
+    if "monitor" in schedule:
+        schedule["mode"] = find_mode("scheduler.monitor", schedule["monitor"], metrics)
     classifier = ImageClassifier(
         net,
         data.num_classes,
         make_optimizer=instantiate(config["optimizer"], _partial_=True, _convert_="all"),
-        make_scheduler=instantiate(config["scheduler"], _partial_=True, _convert_="all"),
-        label_smoothing=config["label_smoothing"],
+        make_scheduler=instantiate(schedule, _partial_=True, _convert_="all"),
+        loss=make("loss", config["loss"], Callable),  # type: ignore[type-abstract]
+        metrics=metrics,
         watched=data.watched,
         layers=net.layers if is_planned else measure(net, data.input_shape, data.num_classes),  # type: ignore[arg-type]
     )

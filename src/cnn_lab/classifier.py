@@ -1,9 +1,9 @@
 """The LightningModule: what a step computes, what is measured, and how the weights are updated."""
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -14,42 +14,10 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cnn_lab.errors import ConfigError
+from cnn_lab.metrics import Measures
 from cnn_lab.shapes import Layer
 
 Batch = tuple[Tensor, Tensor]
-
-
-class LossAndAccuracy(Metric):
-    """Mean loss and share of right answers, gathered on the device: nothing waits for it before `compute`."""
-
-    full_state_update = False
-    loss_sum: Tensor
-    correct: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss (), logits (batch, classes) and labels (batch,)."""
-        self.loss_sum += loss * len(labels)
-        self.correct += (logits.argmax(dim=1) == labels).sum()
-        self.count += len(labels)
-
-    def compute(self) -> dict[str, Tensor]:
-        """The means over all images of all devices since `reset`; NaN where there were none."""
-        return self.peek()
-
-    def peek(self) -> dict[str, Tensor]:
-        """The means over this device's images so far."""
-        return {"loss": self.loss_sum / self.count, "accuracy": self.correct / self.count}
-
-    def read(self, prefix: str) -> dict[str, float]:
-        """`compute` as plain numbers, `prefix/loss` and `prefix/accuracy`, to the digits float32 has."""
-        return {f"{prefix}/{name}": float(f"{value.item():.7g}") for name, value in self.compute().items()}
 
 
 def make_class_logits(outputs: Tensor) -> Tensor:
@@ -64,7 +32,8 @@ def make_class_logits(outputs: Tensor) -> Tensor:
 class ImageClassifier(LightningModule):
     """Trains any network that maps images to logits.
 
-    Logged once an epoch: `train/loss`, `train/accuracy`, and the same for the split that is watched.
+    Logged once an epoch: `train/loss`, `train/accuracy`, those of `metrics`, and the same for the split that
+    is watched.
 
     Args:
         net: images (batch, channels, height, width) to logits (batch, classes), or (batch, 1) for two.
@@ -72,8 +41,8 @@ class ImageClassifier(LightningModule):
         make_optimizer: from parameters to an optimizer.
         make_scheduler: from an optimizer and the run's number of steps to Lightning's `lr_scheduler`
             settings or None; see `cnn_lab.scheduler`.
-        label_smoothing: share of each label that training spreads over all classes, in [0, 1). What is
-            measured on other images is the plain cross-entropy.
+        loss: from logits (batch, classes) and labels (batch,) to the mean over the batch.
+        metrics: what is measured besides loss and accuracy, by name.
         watched: name of the split that Lightning's validation loop measures, "val" or "test".
         layers: the network's, for the table of them.
     """
@@ -84,7 +53,8 @@ class ImageClassifier(LightningModule):
         num_classes: int,
         make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         make_scheduler: Callable[[Optimizer, float], dict[str, Any] | None],
-        label_smoothing: float = 0.0,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        metrics: Mapping[str, Metric] | None = None,
         watched: str = "val",
         layers: Sequence[Layer] = (),
     ) -> None:
@@ -93,10 +63,11 @@ class ImageClassifier(LightningModule):
         self.layers = list(layers)
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
-        self.label_smoothing = label_smoothing
+        self.loss = loss
+        self.metrics = dict(metrics or {})
         self.watched = watched
-        self.train_metrics = LossAndAccuracy()
-        self.eval_metrics = LossAndAccuracy()
+        self.train_metrics = Measures(self.metrics)
+        self.eval_metrics = Measures(self.metrics)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -111,7 +82,7 @@ class ImageClassifier(LightningModule):
         """The loss that Lightning minimises."""
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self.loss(logits, labels)
         self.train_metrics.update(loss.detach(), logits.detach(), labels)
         return loss
 
@@ -131,7 +102,7 @@ class ImageClassifier(LightningModule):
         """Measure a batch of the split that is watched; its logits (batch, classes) go to the callbacks."""
         images, labels = batch
         logits = self(images)
-        self.eval_metrics.update(F.cross_entropy(logits, labels), logits, labels)
+        self.eval_metrics.update(self.loss(logits, labels), logits, labels)
         self.confusion.update(logits, labels)
         return logits
 
@@ -202,9 +173,13 @@ class ImageClassifier(LightningModule):
             scheduler.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what each process has gathered of an epoch that has not ended: a row a process."""
+        """Keep what is gathered of an epoch that has not ended: a row a process, of `metrics` their sum."""
         gathered = {name: self.all_gather(value) for name, value in self.train_metrics.metric_state.items()}
         checkpoint["train_metrics"] = {name: value.reshape(-1) for name, value in gathered.items()}
+        checkpoint["more_metrics"] = more = {}
+        for name, metric in self.train_metrics.items():
+            with metric.sync_context():
+                more[name] = {key: copy.copy(value) for key, value in metric.metric_state.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on gathering: each process from its own; the first from all where their number is another."""
@@ -212,7 +187,10 @@ class ImageClassifier(LightningModule):
         for name, values in checkpoint["train_metrics"].items():
             own = values[rank] if len(values) == processes else values.sum() * (rank == 0)
             getattr(self.train_metrics, name).copy_(own)
+        for name, metric in self.train_metrics.items() if rank == 0 else ():
+            for key, value in checkpoint["more_metrics"][name].items():
+                setattr(metric, key, value)
 
-    def _log(self, split: str, metrics: LossAndAccuracy) -> None:
+    def _log(self, split: str, metrics: Measures) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
         self.log_dict(values, on_step=False, on_epoch=True)

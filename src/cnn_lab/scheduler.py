@@ -45,9 +45,13 @@ def plateau(
     factor: float = 0.1,
     patience: int = 2,
     min_lr: float = 0.0,
+    mode: str = "min",
 ) -> dict[str, Any]:
-    """The lr times `factor` when `monitor`, a loss or accuracy, got no better for over `patience` epochs."""
-    mode = "max" if monitor.endswith("accuracy") else "min"
+    """The lr times `factor` when `monitor` got no better for over `patience` epochs.
+
+    Args:
+        mode: "max" or "min", whichever is better of `monitor`; the run knows it.
+    """
     schedule = ReduceLROnPlateau(optimizer, mode, factor, patience, min_lr=min_lr)
     return {"scheduler": schedule, "interval": "epoch", "monitor": monitor}
 

@@ -9,14 +9,17 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torchmetrics import Metric
 
-from cnn_lab.assembly import assemble
+from cnn_lab.assembly import assemble, make
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.errors import ConfigError
+from cnn_lab.metrics import check_fit, find_mode
 from cnn_lab.pictures.events import EventLogger
 from cnn_lab.pictures.network import Pictures
 from cnn_lab.runs.checkpoints import Checkpoints, WholeFiles, load_checkpoint
 from cnn_lab.runs.ending import recording
+from cnn_lab.runs.loggers import ending, make_loggers
 from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, Run
 from cnn_lab.runs.recorder import Recorder
 from cnn_lab.runs.stopping import StopRequest
@@ -65,13 +68,17 @@ def train(
     done = load_checkpoint(checkpoint, trust=True)["global_step"] if checkpoint else None
     events = EventLogger(run_dir, None if done is None else done + 1)
     stop = StopRequest()
-    own = make_callbacks(config, run, events, stop, screen)
+    own = make_callbacks(config, classifier.metrics, run, events, stop, screen)
     settings = run.keep_precision(config["trainer"])
-    trainer = make_trainer(settings, logger=events, callbacks=[*own, *callbacks], plugins=[WholeFiles()])
+    loggers = make_loggers(config["logger"], run)
+    trainer = make_trainer(
+        settings, logger=[events, *loggers], callbacks=[*own, *callbacks], plugins=[WholeFiles()]
+    )
     # Once for what only they refuse, before anything is loaded or written; Lightning asks for them later.
     classifier.build_optimizer(float("inf") if is_endless(trainer) else 100)
+    check_fit(classifier.loss, classifier.metrics, data.num_classes)
 
-    with stop, recording(run, config, screen):
+    with stop, ending(loggers, run), recording(run, config, screen):
         fit(trainer, classifier, data, checkpoint)
         if (run_dir / BEST_CHECKPOINT).is_file():
             best = torch.load(run_dir / BEST_CHECKPOINT, map_location="cpu", weights_only=True)
@@ -82,20 +89,27 @@ def train(
 
 
 def make_callbacks(
-    config: Mapping[str, Any], run: Run, events: EventLogger, stop: StopRequest, screen: Screen
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Metric],
+    run: Run,
+    events: EventLogger,
+    stop: StopRequest,
+    screen: Screen,
 ) -> Iterator[Callback]:
-    """The run's own callbacks, in the order in which Lightning is to call them."""
-    recorder = Recorder(run, events, config)
+    """The run's own callbacks and the user's, in the order in which Lightning is to call them."""
+    recorder = Recorder(run, events, config, find_mode("best", config["best"], metrics))
     yield recorder
-    yield Display(screen, run)
+    yield Display(screen, run, list(metrics))
     pictures, stopping = dict(config["pictures"]), config["early_stopping"]
     if pictures.pop("enabled") and run.writes:
         yield Pictures(events, **pictures)
     if stopping["patience"] is not None:
         monitor, min_delta, patience = (stopping[name] for name in ("monitor", "min_delta", "patience"))
-        mode = "max" if monitor.endswith("accuracy") else "min"
+        mode = find_mode("early_stopping.monitor", monitor, metrics)
         at_epoch_end = monitor.startswith("train/")  # else after each validation
         yield EarlyStopping(monitor, min_delta, patience, mode=mode, check_on_train_epoch_end=at_epoch_end)
+    for name, node in config["callbacks"].items():
+        yield make(f"callbacks.{name}", node, Callback)
     yield Checkpoints(recorder, stop, config["checkpoint_minutes"])
 
 

@@ -31,6 +31,11 @@ SMALL = [
 ]  # fmt: skip
 OPTIMIZERS = {path.stem for path in (PROJECT / "conf" / "optimizer").glob("*.yaml")}
 SCHEDULERS = {path.stem for path in (PROJECT / "conf" / "scheduler").glob("*.yaml")}
+OF_TORCHMETRICS = "torchmetrics.classification.Multiclass"
+OWN = [  # what they gather of half an epoch: sums, and lists
+    f"metrics.f1._target_={OF_TORCHMETRICS}F1Score", f"metrics.auroc._target_={OF_TORCHMETRICS}AUROC",
+    "callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor",
+]  # fmt: skip
 # Every optimizer and every schedule, stopped in the first epoch, inside a later one and at the end of one.
 STOPS = {
     ("sgd", "step"): 1, ("adam", "constant"): 3, ("adamw", "cosine"): 8, ("adam", "plateau"): 12, ("rmsprop", "one_cycle"): 13,
@@ -109,7 +114,13 @@ def test_every_optimizer_and_schedule_is_stopped_once() -> None:
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     optimizer: str, scheduler: str, tmp_path: Path
 ) -> None:
-    settings = [f"optimizer={optimizer}", f"scheduler={scheduler}", "model.dropout=0.3", "model.norm=batch"]
+    settings = [
+        f"optimizer={optimizer}",
+        f"scheduler={scheduler}",
+        "model.dropout=0.3",
+        "model.norm=batch",
+        *OWN,
+    ]
     if scheduler == "plateau":  # so that the lr does fall
         settings += [
             "scheduler.patience=0",

@@ -257,7 +257,7 @@ def test_settings_that_do_not_fit_are_named_with_the_version(
 
 
 def test_a_value_of_any_type_ends_in_one_message_or_none(checkpoint: dict[str, Any], tmp_path: Path) -> None:
-    keys = (*GROUPS, "early_stopping", "output_dir", "seed", "label_smoothing")
+    keys = (*GROUPS, "early_stopping", "output_dir", "seed", "metrics", "callbacks", "logger", "best")
     for key, value in itertools.product(keys, [5, "text", ["list"], None, {"_target_": 3}, {}]):
         path = tmp_path / "best.ckpt"
         torch.save({**checkpoint, "config": {**checkpoint["config"], key: value}}, path)
@@ -267,9 +267,12 @@ def test_a_value_of_any_type_ends_in_one_message_or_none(checkpoint: dict[str, A
             assert "\n" not in str(error)  # noqa: PT017
 
 
-def test_every_option_of_this_project_may_be_stored() -> None:
+def test_every_option_of_this_project_may_be_stored_and_what_libraries_have() -> None:
+    own = {"metrics.x": "torchmetrics.classification.MulticlassF1Score", "loss": "torch.nn.MultiMarginLoss"}
+    for key, target in own.items():
+        check_trusted(check_config(compose_config(f"{key}._target_={target}")))
     for path in (PROJECT / "conf").glob("*/*.yaml"):
-        if path.parent.name in GROUPS and path.stem != "own":
+        if path.parent.name in (*GROUPS, "logger") and path.stem != "own":
             check_trusted(check_config(compose_config(f"{path.parent.name}={path.stem}")))
 
 
@@ -289,6 +292,16 @@ TARGETS = {
     "optimizer": ["torch.optim.swa_utils.copy.deepcopy"],
     "scheduler": ["torch.optim.Adam"],
     "trainer": ["cnn_lab.training.train"],
+    "loss": ["torch.nn.Linear", "torch.nn.modules.loss.NLLLoss"],
+    "metrics.f1": [
+        "torchmetrics.metric.os.system",
+        "torchmetrics.image.FrechetInceptionDistance",
+        "torch.nn.NLLLoss",
+    ],
+    "callbacks.mine": [
+        "lightning.pytorch.callbacks.ModelCheckpoint",
+        "torchmetrics.classification.MulticlassF1Score",
+    ],
 }
 
 
@@ -298,7 +311,7 @@ def test_a_target_that_does_not_belong_where_it_is_is_refused(settings: dict[str
         for target in targets:
             changed = copy.deepcopy(settings)
             group, _, name = key.partition(".")
-            (changed[group][name] if name else changed[group])["_target_"] = target
+            (changed[group].setdefault(name, {}) if name else changed[group])["_target_"] = target
             with pytest.raises(ConfigError) as caught:
                 check_trusted(changed)
             assert str(caught.value).startswith(f"{key}._target_={target} is refused: it would run code ")

@@ -18,15 +18,15 @@ from cnn_lab.trainer import is_endless, make_trainer
 from conftest import compose_config, train_command
 
 CONF = PROJECT / "conf"
-OWN = CONF / "model" / "own.yaml"  # which names nothing, and is tried in test_readme.py
-FILES = {path for path in CONF.rglob("*.yaml") if path.parent != CONF} - {OWN}
+OWN = {CONF / group / "own.yaml" for group in ("model", "loss")}  # they name nothing; tried in test_readme.py
+FILES = {path for path in CONF.rglob("*.yaml") if path.parent != CONF} - OWN
 OPTIONS, EXPERIMENTS, SEARCHES, HYDRA = (
     sorted(
         f"{path.parent.relative_to(CONF)}={path.stem}"
         for path in FILES
         if path.relative_to(CONF).parts[0] in folders
     )
-    for folders in (GROUPS, ["experiment"], ["search"], ["hydra"])
+    for folders in ([*GROUPS, "logger"], ["experiment"], ["search"], ["hydra"])
 )
 TRAINER_FLAGS = [
     "accelerator=cpu", "devices=2", "strategy=ddp", "precision=32-true", "max_epochs=3", "max_steps=7", "min_epochs=2",
@@ -39,7 +39,7 @@ TRAINER_FLAGS = [
 
 def test_every_file_of_conf_is_tested_here_and_every_group_is_in_the_config() -> None:
     assert len(FILES) == len([*OPTIONS, *EXPERIMENTS, *SEARCHES, *HYDRA])
-    assert set(GROUPS) == {option.partition("=")[0] for option in OPTIONS}
+    assert {*GROUPS, "logger"} == {option.partition("=")[0] for option in OPTIONS}
     assert set(GROUPS) <= set(check_config(compose_config()))
 
 

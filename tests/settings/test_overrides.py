@@ -7,7 +7,7 @@ from overrides import find_problem, lists_of_overrides, run_with
 
 # Each of these has failed, although it is a run.
 RUNS = [
-    "label=${seed} model.dropout=${label_smoothing} trainer.max_time=00:00:00:00",
+    "label=${seed} model.dropout=${loss.label_smoothing} trainer.max_time=00:00:00:00",
     "trainer.gradient_clip_val=1 trainer.precision=bf16-mixed optimizer.lr={_target_:torch.tensor,data:0.1}",
     "trainer.precision=64-true trainer.overfit_batches=2",
     "trainer.precision=bf16-true trainer.check_val_every_n_epoch=2 trainer.max_epochs=3",

@@ -11,9 +11,16 @@ MORE = {"torch.optim.NAdam", "torch.optim.lr_scheduler.StepLR", "cnn_lab.setting
 TARGETS = sorted(MORE.union(*list_targets().values()))
 
 
+# One takes what wandb.init takes, the other comes from a * import.
+UNTOLD = {"lightning.pytorch.loggers.WandbLogger", "torch.nn.CrossEntropyLoss"}
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_source_says_what_inspect_says(target: str) -> None:
     found = read_signature(target)
+    if target in UNTOLD:
+        assert found is None
+        return
     actual = inspect.signature(hydra.utils.get_object(target)).parameters
     assert list(found) == list(actual)
     for name, parameter in actual.items():

@@ -42,7 +42,7 @@ RESULT_KEYS = {
     "status", "error", "label", "overrides", "seed", "dataset", "parameters", "epochs", "steps", "best",
     "test/loss", "test/accuracy", "seconds", "seconds_per_epoch", "samples_per_second", "device", "precision",
     "versions", "git_commit", "git_dirty", "started", "fingerprint", "host", "process", "updated", "ended_by",
-    "steps_per_epoch", "checkpoint_step",
+    "steps_per_epoch", "checkpoint_step", "best_by",
 }  # fmt: skip
 FILES = {"config.yaml", "metrics.csv", "result.json", "checkpoints", "curves.png", "train.log"}
 FILES |= {"projector_config.pbtxt", "00000", ".lock"}

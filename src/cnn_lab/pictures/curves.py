@@ -13,17 +13,25 @@ from cnn_lab.terminal.screen import NAMES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 9, 3.6  # inches
+WIDTH, HEIGHT = 4.5, 3.6  # inches of a panel
 MARKED_EPOCHS = 30  # more points would run into each other
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw the rows of metrics.csv into a PNG file: loss and accuracy, as the article does."""
+def draw_curves(
+    rows: Sequence[Mapping[str, Any]], path: Path, title: str, best: Mapping[str, Any] | None = None
+) -> None:
+    """Draw the rows of metrics.csv into a PNG file: loss and accuracy, as the article does, and the rest.
+
+    Args:
+        best: what result.json holds of the best epoch, first what chose it; None where nothing did.
+    """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure, panels = make_figure(title, WIDTH, HEIGHT, columns=2, layout=None)  # finding margins takes long
-    figure.subplots_adjust(left=0.09, right=0.985, bottom=0.14, top=0.88, wspace=0.22)
-    for axes, quantity in zip(panels, ("loss", "accuracy"), strict=True):
+    names = dict.fromkeys(name.partition("/")[2] for row in rows for name in row if "/" in name)
+    width = WIDTH * len(names)  # finding margins takes long
+    figure, panels = make_figure(title, width, HEIGHT, columns=len(names), layout=None)
+    figure.subplots_adjust(left=0.81 / width, right=1 - 0.135 / width, bottom=0.14, top=0.88, wspace=0.22)
+    for axes, quantity in zip(panels, names, strict=True):
         for split, style in STYLES.items():
             points = [
                 (row["epoch"], row[f"{split}/{quantity}"])
@@ -38,20 +46,20 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if best and next(iter(best)) == f"val/{quantity}":  # it chose the checkpoint
+            _mark_best(axes, quantity, best)
         if quantity == "accuracy":
-            _mark_best(axes, rows)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        else:
+        elif quantity == "loss":
             axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=DPI)
 
 
-def _mark_best(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+def _mark_best(axes: "Axes", quantity: str, best: Mapping[str, Any]) -> None:
     """A ring around the epoch whose weights are kept as the best."""
-    measured = [row for row in rows if row.get("val/accuracy") is not None]
-    if measured:
-        best = max(measured, key=lambda row: row["val/accuracy"])
-        label = f"best: {best['val/accuracy']:.2%}, epoch {best['epoch']}"
-        style = {"linestyle": "", "marker": "o", "markersize": 10, "markerfacecolor": "none"}
-        axes.plot([best["epoch"]], [best["val/accuracy"]], color="black", label=label, **style)
+    value = best[f"val/{quantity}"]
+    shown = f"{value:.2%}" if quantity == "accuracy" else f"{value:#.4g}"
+    style = {"linestyle": "", "marker": "o", "markersize": 10, "markerfacecolor": "none"}
+    label = f"best: {shown}, epoch {best['epoch']}"
+    axes.plot([best["epoch"]], [value], color="black", label=label, **style)

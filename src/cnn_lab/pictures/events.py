@@ -9,19 +9,22 @@ from rich.table import Table
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
+from cnn_lab.settings.config import MEASURED
 from cnn_lab.shapes import Layer
 from cnn_lab.terminal.screen import format_layers
 
 BLOCKS_COMPARED = 4
 
-# One chart with a line for each split, against the optimizer step and against the epoch.
-CHARTS = {
-    heading: {
-        quantity: ["Multiline", [f"{prefix}{split}/{quantity}$" for split in ("train", "val", "test")]]
-        for quantity in ("loss", "accuracy")
-    }
-    for heading, prefix in (("By epoch", "^by_epoch/"), ("By step", "^"))
-} | {"By class": {"accuracy": ["Multiline", ["^class_accuracy/"]]}}
+
+def make_charts(quantities: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """One chart with a line for each split, against the optimizer step and against the epoch."""
+    return {
+        heading: {
+            quantity: ["Multiline", [f"{prefix}{split}/{quantity}$" for split in ("train", "val", "test")]]
+            for quantity in quantities
+        }
+        for heading, prefix in (("By epoch", "^by_epoch/"), ("By step", "^"))
+    } | {"By class": {"accuracy": ["Multiline", ["^class_accuracy/"]]}}
 
 
 class EventLogger(TensorBoardLogger):
@@ -52,7 +55,7 @@ class EventLogger(TensorBoardLogger):
     def log_start(self, config: Mapping[str, Any], layers: Sequence[Layer]) -> None:
         """Write what is known before training: the config and the network's layers."""
         writer = self.experiment
-        writer.add_custom_scalars(CHARTS)
+        writer.add_custom_scalars(make_charts([*MEASURED, *config["metrics"]]))
         writer.add_text("config", _as_code(config))
         writer.add_text("layers", _as_markdown(format_layers(layers)))
 

@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import shutil
@@ -13,7 +14,14 @@ from pathlib import Path
 
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.lock import RUN_DIR_VARIABLE, is_helper_process, refuse_other_launchers
-from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, read_result, read_rows, read_start
+from cnn_lab.runs.record import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    read_result,
+    read_rows,
+    read_score,
+    read_start,
+)
 from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import GROUPS, PROJECT
 from cnn_lab.settings.meaning import meaning_of
@@ -148,9 +156,10 @@ def _find_home(checkpoint: Path) -> Path:
 
 
 def _find_best_run(sweep: Path) -> Path:
-    """The completed run of a sweep with the highest accuracy on validation images, where there were some."""
+    """The completed run of a sweep that was best on validation images, where there were some."""
     results = {file.parent: read_result(file.parent) for file in sweep.glob("*/result.json")}
     completed = [run for run, result in results.items() if result.get("status") == "completed"]
     if not completed:
         raise ConfigError(f"no run of the sweep {sweep} is completed; give one of its runs")
-    return max(sorted(completed), key=lambda run: (results[run].get("best") or {}).get("val/accuracy", 0.0))
+    scores = {run: read_score(results[run]) for run in sorted(completed)}
+    return max(scores, key=lambda run: -math.inf if scores[run] is None else scores[run])

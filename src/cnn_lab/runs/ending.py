@@ -59,7 +59,9 @@ def _record_end(run: Run, ending: Mapping[str, Any]) -> None:
         run.update(**ending)
         if run.rows and run.writes:
             name = run.result["dataset"]["name"]
-            draw_curves(run.rows, run.path / "curves.png", f"{run.result['label']} on {name}")
+            draw_curves(
+                run.rows, run.path / "curves.png", f"{run.result['label']} on {name}", run.result.get("best")
+            )
     except OSError:
         log.exception("the record of the run's end cannot be written")
         if ending["status"] == "completed":

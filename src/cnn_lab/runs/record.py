@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from cnn_lab.settings.config import PROJECT
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
-ARTICLE_COLUMNS = ("test/loss", "test/accuracy")
+MEASURED = re.compile(r"(train|val|test)/\w{1,40}", re.ASCII)
 OF_THE_END = ("signal", "reason", "traceback")  # which a run that goes on has not reached yet
 SILENCE = 1_200  # seconds after which a run of another machine counts as interrupted: four checkpoints
 NUMBER, TEXT = int | float, str | None
@@ -42,6 +43,7 @@ RESULT_TYPES: dict[str, Any] = {
     "versions": {"cnn_lab": str},
     "dataset": {"name": str},
     "best": {"val/accuracy": NUMBER},
+    "best_by": {"metric": str, "mode": str},
 }
 
 
@@ -108,9 +110,8 @@ class Run:
         replace_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
-        """Add a finished epoch to metrics.csv."""
-        article = [name for name in ARTICLE_COLUMNS if name in row]
-        self.rows.append({name: row.get(name) for name in (*COLUMNS, *article)})
+        """Add a finished epoch to metrics.csv, what not every run measures behind the rest."""
+        self.rows.append({name: row.get(name) for name in dict.fromkeys((*COLUMNS, *row))})
         self._write_rows()
 
     def _write_rows(self) -> None:
@@ -131,10 +132,21 @@ def read_result(path: Path) -> dict[str, Any]:
         return {
             str(name): _make_printable(value)
             for name, value in dict(result).items()
-            if _has_type(value, RESULT_TYPES.get(name, object)) or (name == "best" and value is None)
+            if _has_type(value, _find_type(name)) or (name == "best" and value is None)
         }
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
+
+
+def read_score(result: Mapping[str, Any]) -> float | None:
+    """The value that chose the best checkpoint, the larger the better; None where nothing was validated."""
+    by = result.get("best_by", {"metric": "val/accuracy", "mode": "max"})
+    value = (result.get("best") or {}).get(by["metric"])
+    return -value if value is not None and by["mode"] == "min" else value
+
+
+def _find_type(name: Any) -> Any:
+    return RESULT_TYPES.get(name, NUMBER if MEASURED.fullmatch(str(name)) else object)
 
 
 def read_start(result: Mapping[str, Any]) -> float:
@@ -147,7 +159,9 @@ def read_start(result: Mapping[str, Any]) -> float:
 
 def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(kind, dict):
-        return isinstance(value, dict) and all(_has_type(value.get(name), kind[name]) for name in kind)
+        return isinstance(value, dict) and all(
+            _has_type(value.get(name), kind.get(name, _find_type(name))) for name in (*kind, *value)
+        )
     if isinstance(value, int | float):
         return isinstance(value, kind) and abs(value) < 1e300  # finite, so that means can be taken
     return isinstance(value, kind)
@@ -165,7 +179,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The finished epochs of a run's metrics.csv, as numbers; None where nothing was measured."""
     try:
         reader = csv.DictReader(io.StringIO(read_text(path / "metrics.csv")))
-        names = [name for name in (*COLUMNS, *ARTICLE_COLUMNS) if name in (reader.fieldnames or COLUMNS)]
+        found = reader.fieldnames or COLUMNS
+        names = [name for name in COLUMNS if name in found]
+        names += [name for name in found if name not in COLUMNS and MEASURED.fullmatch(name)]
         return [{name: _read_number(name, row[name]) for name in names} for row in reader]
     except (OSError, ValueError, TypeError, KeyError, csv.Error):
         return []

@@ -16,6 +16,7 @@ from cnn_lab.classifier import ImageClassifier
 from cnn_lab.errors import CnnLabError
 from cnn_lab.pictures.events import EventLogger, flatten_settings
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
+from cnn_lab.settings.config import flatten
 from cnn_lab.terminal.screen import shorten
 from cnn_lab.trainer import check_limits, describe_device
 
@@ -24,14 +25,17 @@ class Recorder(Callback):
     """Writes a row an epoch, puts the config into every checkpoint, and ends a run whose loss is no number.
 
     Attributes:
-        best: the best validation accuracy and its epoch; empty where nothing was validated.
+        best: the best epoch's number, and on validation images the value that chose it, the accuracy and
+            metrics of one's own; empty where nothing was validated.
         is_best: whether the epoch that has just ended is the best; until one is validated, each is.
     """
 
-    def __init__(self, run: Run, events: EventLogger, config: Mapping[str, Any]) -> None:
+    def __init__(self, run: Run, events: EventLogger, config: Mapping[str, Any], mode: str) -> None:
+        """`mode` is "max" or "min": what is better of what chooses the best epoch."""
         self.run = run
         self.events = events
         self.config = dict(config)
+        self.by = {"metric": config["best"], "mode": mode}
         self.best: dict[str, float] = {}
         self.is_best = False
         self._measured: dict[str, float] = {}
@@ -54,9 +58,14 @@ class Recorder(Callback):
             parameters=sum(parameter.numel() for parameter in pl_module.net.parameters()),
             device=describe_device(trainer),
             precision=trainer.precision,
+            best_by=self.by,
         )
         if not trainer.ckpt_path:
             self.run.keep_epochs(0)
+            for logger in trainer.loggers[1:]:
+                logger.log_hyperparams(flatten(self.config))
+        for logger in trainer.loggers[1:]:
+            self.run.update(logger_run=logger.version)
         self.events.log_start(self.config, pl_module.layers)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -123,6 +132,8 @@ class Recorder(Callback):
                 raise CnnLabError(self.describe_divergence(trainer, f"{name} is {value}"))
         self.run.add_epoch(row)
         self.events.log_epoch(row)
+        for logger in trainer.loggers[1:]:
+            logger.log_metrics({name: row[name] for name in ("lr", "seconds")}, row["step"])
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         done = {"epochs": row["epoch"], "steps": row["step"], "steps_per_epoch": steps}
         self.run.update(**done, best=self.best or None, **self._speed())
@@ -172,10 +183,12 @@ class Recorder(Callback):
         )
 
     def _note_best(self, row: Mapping[str, Any]) -> bool:
-        accuracy = row.get("val/accuracy")
-        if accuracy is None or accuracy <= self.best.get("val/accuracy", -1.0):
+        metric, sign = self.by["metric"], 1 if self.by["mode"] == "max" else -1
+        value, best = row.get(metric), self.best.get(metric, -math.inf * sign)
+        if value is None or not sign * value > sign * best:  # NaN is never the best
             return False
-        self.best = {"val/accuracy": accuracy, "epoch": row["epoch"]}
+        names = (metric, "val/accuracy", *(f"val/{name}" for name in self.config["metrics"]))
+        self.best = {name: row[name] for name in (*dict.fromkeys(names), "epoch")}
         return True
 
     def _speed(self) -> dict[str, Any]:

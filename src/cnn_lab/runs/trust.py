@@ -5,7 +5,8 @@ Nothing here imports torch.
 
 import functools
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,19 @@ import yaml
 from omegaconf import MISSING
 
 from cnn_lab.errors import UNPRINTABLE, ConfigError, printable
-from cnn_lab.settings.config import GROUPS, PROJECT
+from cnn_lab.settings.config import GROUPS, OWN, PROJECT
 
 STORED_VALUES, STORED_DEPTH, STORED_LENGTH = 10_000, 20, 4_096  # of a stored config and its texts, at most
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 LARGEST_TEXT = 10_000_000  # bytes of a run's files of text, far more than a run ever writes
+# What may be stored besides, by the keys that lead to it, * for a name of one's own: making one does nothing
+# outside of the run, whatever it is given.
+OF_LIBRARIES = {
+    ("loss", "_target_"): r"torch\.nn\.[A-Z]\w*Loss",
+    ("metrics", "*", "_target_"): r"torchmetrics\.classification\.[A-Z]\w*",
+    ("callbacks", "*", "_target_"): r"lightning\.pytorch\.callbacks\."
+    r"(DeviceStatsMonitor|EarlyStopping|LearningRateMonitor|Timer)",
+}
 LARGEST_CONFIG = 500_000  # bytes, of which the configs of a long sweep take a tenth
 
 
@@ -35,8 +44,7 @@ def check_trusted(config: Any, trust: bool = False) -> None:
     foreign = []
     for path, value in walk_plain(config):
         if path[-1] == "_target_":
-            is_known = isinstance(value, str) and value in list_targets().get(path, ())
-            foreign += [] if is_known else [f"{'.'.join(path)}={value!s:.100}"]
+            foreign += [] if _is_known(path, value) else [f"{'.'.join(path)}={value!s:.100}"]
         elif path[-1].startswith("_") and path[-1] != "_partial_":
             raise ConfigError(f"{'.'.join(path)} is refused: a stored config may not have it")
         elif isinstance(value, str) and "${" in value:
@@ -133,11 +141,18 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, float | list)
 
 
+def _is_known(path: Sequence[str], target: Any) -> bool:
+    place = (path[0], "*", *path[2:]) if path[0] in OWN else tuple(path)
+    pattern = OF_LIBRARIES.get(place, "(?!)")
+    known = list_targets().get(tuple(path), ())
+    return isinstance(target, str) and (target in known or bool(re.fullmatch(pattern, target, re.ASCII)))
+
+
 @functools.cache
 def list_targets() -> dict[tuple[str, ...], set[str]]:
     """The targets that this project's own config files name, by the keys that lead to them."""
     found: dict[tuple[str, ...], set[str]] = {}
-    for group in GROUPS:
+    for group in (*GROUPS, "logger"):
         for file in (PROJECT / "conf" / group).glob("*.yaml"):
             for path, value in walk_plain(yaml.load(file.read_bytes(), YAML_LOADER)):  # noqa: S506
                 if path[-1] == "_target_" and value != MISSING:

@@ -18,9 +18,10 @@ from cnn_lab.settings.groups import check_group, list_nodes, read_parameters, sh
 from cnn_lab.shapes import plan_cnn, plan_resnet
 
 PROJECT = Path(__file__).resolve().parents[3]
-GROUPS = ("data", "model", "optimizer", "scheduler", "trainer")
+GROUPS = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 PLANS = {"cnn_lab.model.CNN": plan_cnn, "cnn_lab.model.ResNet": plan_resnet}
-MONITORS = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
+OWN = ("metrics", "callbacks")  # nodes of any names, each with a _target_
+MEASURED = ("loss", "accuracy")  # whatever is configured
 
 
 @dataclass
@@ -66,10 +67,14 @@ class Config:
     model: Any = field(default_factory=_open_node)
     optimizer: Any = field(default_factory=_open_node)
     scheduler: Any = field(default_factory=_open_node)
+    loss: Any = field(default_factory=_open_node)
     trainer: Any = field(default_factory=_open_node)
     seed: int = 0
     label: str | None = None
-    label_smoothing: float = 0.0
+    logger: Any = field(default_factory=_open_node)
+    metrics: Any = field(default_factory=_open_node)
+    callbacks: Any = field(default_factory=_open_node)
+    best: str = "val/accuracy"
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoint_minutes: float = 5.0
     resume: str | None = None
@@ -147,6 +152,17 @@ def _list_nodes(plain: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], st
         yield group, plain[group] if group else plain, schema
     for group in GROUPS:
         yield from list_nodes(group, plain.get(group))
+    if plain["logger"]:  # besides TensorBoard's
+        yield from list_nodes("logger", plain["logger"])
+    for group in OWN:
+        if not isinstance(plain[group], dict):
+            raise ConfigError(
+                f"{group}={show(plain[group])} has the wrong type: it takes names, each with a _target_"
+            )
+        for name, node in plain[group].items():
+            if not name.isidentifier() or name in MEASURED:
+                raise ConfigError(f"{group}.{name} cannot be called so: give a plain name that is not taken")
+            yield from list_nodes(f"{group}.{name}", node)
 
 
 def _make_absolute(node: dict[str, Any], name: str) -> None:
@@ -163,14 +179,18 @@ def _check_length(trainer: Mapping[str, Any]) -> None:
 
 def _check_monitors(config: Mapping[str, Any]) -> None:
     """Only training and validation images may choose anything, and there must be some where they do."""
-    stopping = config["early_stopping"]
+    stopping, names = config["early_stopping"], (*MEASURED, *config["metrics"])
+    if config["best"] not in (best := [f"val/{name}" for name in names]):
+        near = suggest(config["best"], best)
+        raise ConfigError(f"best={config['best']} is not an option{near} (there are {', '.join(best)})")
+    options = [f"{split}/{name}" for split in ("val", "train") for name in names]
     monitors = {"early_stopping.monitor": (stopping["monitor"], stopping["patience"] is not None)}
     if "monitor" in config["scheduler"]:
         monitors["scheduler.monitor"] = (config["scheduler"]["monitor"], True)
     for key, (metric, is_used) in monitors.items():
-        if metric not in MONITORS:
-            near = suggest(metric, MONITORS)
-            raise ConfigError(f"{key}={metric} is not an option{near} (there are {', '.join(MONITORS)})")
+        if metric not in options:
+            near = suggest(metric, options)
+            raise ConfigError(f"{key}={metric} is not an option{near} (there are {', '.join(options)})")
         for problem in _list_gaps(config, key) if is_used and metric.startswith("val/") else ():
             raise ConfigError(
                 f"{key}={metric} needs validation images after each epoch, which {problem} leaves out; "

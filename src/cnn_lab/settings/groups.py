@@ -14,7 +14,9 @@ SUPPLIED = {
     "data.source": {"root"},
     "model": {"input_shape", "num_classes"},
     "optimizer": {"params"},
-    "scheduler": {"optimizer", "total_steps"},
+    "scheduler": {"optimizer", "total_steps", "mode"},
+    "metrics": {"num_classes"},
+    "logger": {"save_dir", "run_name", "run_id", "version", "id"},
     "trainer": {
         "logger", "callbacks", "fast_dev_run", "barebones", "default_root_dir", "enable_checkpointing",
         "enable_progress_bar", "enable_model_summary", "use_distributed_sampler", "num_nodes",
@@ -47,7 +49,7 @@ def check_group(group: str, node: Mapping[str, Any], target: str) -> None:
     for name, value in node.items():
         if name in OF_HYDRA:
             continue
-        if name in SUPPLIED.get(group, ()):
+        if name in list_supplied(group):
             raise ConfigError(describe_supplied(group, name))
         if parameters is not None and name not in parameters:
             raise ConfigError(describe_unknown(group, name, parameters, target))
@@ -75,7 +77,12 @@ def read_parameters(group: str, target: str) -> dict[str, Parameter] | None:
         raise ConfigError(f"{group}._target_={target}: {place}: {error.msg}") from error
     if parameters is None:
         return None
-    return {name: value for name, value in parameters.items() if name not in SUPPLIED.get(group, ())}
+    return {name: value for name, value in parameters.items() if name not in list_supplied(group)}
+
+
+def list_supplied(group: str) -> set[str]:
+    """The settings of a group that the run passes itself."""
+    return SUPPLIED["metrics"] if group.startswith("metrics.") else SUPPLIED.get(group, set())
 
 
 def join(group: str, name: str) -> str:

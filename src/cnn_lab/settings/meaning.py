@@ -14,7 +14,7 @@ MEANINGS = {
     "hardware": (
         "trainer.accelerator", "trainer.devices", "trainer.strategy", "data.num_workers",
     ),
-    "showing": ("checkpoint_minutes", "pictures", "trainer.log_every_n_steps", "trainer.profiler"),
+    "showing": ("checkpoint_minutes", "pictures", "logger", "trainer.log_every_n_steps", "trainer.profiler"),
     "length": ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time"),
     "repetition": ("seed", "data.fold"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 # In the usual interval notation: [ and ] include the end, ( and ) leave it out.
 RANGES = {
     "seed": "[0, 4294967295]",
-    "label_smoothing": "[0, 1)",
+    "loss.label_smoothing": "[0, 1)",
     "checkpoint_minutes": "(0, inf)",
     "early_stopping.patience": "[1, inf)",
     "early_stopping.min_delta": "[0, inf)",

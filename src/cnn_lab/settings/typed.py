@@ -56,11 +56,12 @@ def check_typed(arguments: Sequence[str]) -> None:
 
 
 def arrange(arguments: Sequence[str]) -> list[str]:
-    """The same with `-m` in front, where Hydra looks for it, and for `model._target_` no other's settings."""
+    """The same with `-m` in front, where Hydra looks for it, and for a `_target_` no other's settings."""
     keys = [item.partition("=")[0] for item in arguments]
     arranged = list(arguments)
-    if "model._target_" in keys and "model" not in keys:
-        arranged.insert(keys.index("model._target_"), "model=own")
+    for group in ("model", "loss"):
+        if f"{group}._target_" in keys and group not in keys:
+            arranged.insert(0, f"{group}=own")
     return sorted(arranged, key=lambda item: item not in MULTIRUN)
 
 

@@ -21,6 +21,7 @@ from cnn_lab.sweeps.results import (
     collect,
     compare,
     list_distinct,
+    list_metrics,
     name_repetitions,
     name_targets,
     place_of,
@@ -92,8 +93,9 @@ def write_report(
 
 def _tabulate(settings: Sequence[Setting], names: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of the table, without a column in which nothing would stand."""
-    head = [*names.values(), *COLUMNS]
-    rows = [[*(show(item.values.get(key)) for key in names), *_cells(item)] for item in settings]
+    metrics = list_metrics(settings)
+    head = [*names.values(), *COLUMNS[:4], *(name.replace("/", " ") for name in metrics), *COLUMNS[4:]]
+    rows = [[*(show(item.values.get(key)) for key in names), *_cells(item, metrics)] for item in settings]
     empty = {name for place, name in enumerate(head) if not any(row[place] for row in rows)}
     if all(run.status == "completed" for setting in settings for run in setting.runs):
         empty.add("status")
@@ -101,7 +103,7 @@ def _tabulate(settings: Sequence[Setting], names: Mapping[str, str]) -> tuple[li
     return [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
-def _cells(setting: Setting) -> list[str]:
+def _cells(setting: Setting, metrics: Sequence[str]) -> list[str]:
     parameters = setting.measure("parameters")
     seconds = setting.measure("seconds")
     counts = Counter(run.status for run in setting.runs)
@@ -110,6 +112,7 @@ def _cells(setting: Setting) -> list[str]:
         _with_spread(setting.measure("val/accuracy")),
         _in_words(setting.verdict) if setting.verdict else "",
         _with_spread(setting.measure("test/accuracy")),
+        *(_with_spread(setting.measure(name), is_share=False) for name in metrics),
         f"{parameters[0]:,.0f}" if parameters else "",
         f"{seconds[0]:.1f}" if seconds else "",
         ", ".join(f"{count} {status}" if len(counts) > 1 else status for status, count in counts.items()),
@@ -124,10 +127,12 @@ def _in_words(verdict: Verdict) -> str:
     return f"{verdict.word} {100 * verdict.behind:.2f} ({interval})"
 
 
-def _with_spread(measured: tuple[float, float | None, int] | None) -> str:
+def _with_spread(measured: tuple[float, float | None, int] | None, is_share: bool = True) -> str:
     if measured is None:
         return ""
     mean, spread, _ = measured
+    if not is_share:
+        return f"{mean:#.4g}" if spread is None else f"{mean:#.4g} ± {spread:#.2g}"
     return f"{mean:.2%}" if spread is None else f"{mean * 100:.2f} ± {spread * 100:.2f} %"
 
 
@@ -165,7 +170,15 @@ def _list_unfinished(records: Sequence[Record]) -> list[str]:
 
 def _write_csv(settings: Sequence[Setting], keys: Sequence[str], path: Path) -> None:
     """A row a run, in the order of their numbers, with the verdict on its setting."""
-    measured = ("parameters", "epochs", "seconds", "test/accuracy", "test/loss", "error")
+    measured = (
+        "parameters",
+        "epochs",
+        "seconds",
+        "test/accuracy",
+        "test/loss",
+        *list_metrics(settings),
+        "error",
+    )
     runs = [(record, setting.verdict) for setting in settings for record in setting.runs]
     folds = [key for key in REPETITIONS if key != "seed" and list_distinct((run for run, _ in runs), key)]
     repeated = ["seed", *folds]
@@ -176,7 +189,7 @@ def _write_csv(settings: Sequence[Setting], keys: Sequence[str], path: Path) -> 
             flat = name_targets(record)
             values = [show(flat.get(key)) for key in keys]
             values += [record.settings.get(key) for key in repeated]
-            results = [record.accuracy, *(record.result.get(name) for name in measured)]
+            results = [record.accuracy, *(record.measured(name) for name in measured)]
             said = (
                 [verdict.word, verdict.behind, verdict.low, verdict.high] if verdict else [""] * len(VERDICT)
             )

@@ -15,7 +15,7 @@ from cnn_lab.errors import ConfigError
 from cnn_lab.runs.directory import SWEEP_RECORD
 from cnn_lab.runs.record import read_result, read_start, read_status
 from cnn_lab.runs.trust import check_inside, read_yaml
-from cnn_lab.settings.config import flatten
+from cnn_lab.settings.config import MEASURED, flatten
 from cnn_lab.settings.meaning import meaning_of
 from cnn_lab.sweeps.verdict import Verdict, judge
 
@@ -35,12 +35,12 @@ class Record:
 
     @property
     def accuracy(self) -> float | None:
-        """The best on validation images."""
-        return (self.result.get("best") or {}).get("val/accuracy")
+        """The best epoch's on validation images."""
+        return self.measured("val/accuracy")
 
     def measured(self, name: str) -> float | None:
-        """A number of result.json, or the best validation accuracy."""
-        return self.accuracy if name == "val/accuracy" else self.result.get(name)
+        """A number of result.json; of validation images that of the best epoch."""
+        return (self.result.get("best") or {} if name.startswith("val/") else self.result).get(name)
 
 
 @dataclass
@@ -156,6 +156,13 @@ def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
     for setting, verdict in zip(settings, judge(accuracies), strict=True):
         setting.verdict = verdict
     return keys, settings
+
+
+def list_metrics(settings: Iterable[Setting]) -> list[str]:
+    """What was measured besides loss and accuracy, as in "val/f1" and "test/f1"."""
+    best = (run.result.get("best") or {} for setting in settings for run in setting.runs)
+    names = dict.fromkeys(name[4:] for found in best for name in found if name.startswith("val/"))
+    return [f"{split}/{name}" for name in names if name not in MEASURED for split in ("val", "test")]
 
 
 def name_repetitions(settings: Iterable[Setting], name: str = "val/accuracy") -> str:

@@ -1,6 +1,7 @@
 """The callback that shows a run as it trains."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, Trainer
@@ -28,9 +29,11 @@ REFRESH_SECONDS = 0.25  # reading the loss waits for the device, so it is not re
 class Display(Callback):
     """A progress bar with the loss and accuracy so far where there is a terminal, and a line an epoch."""
 
-    def __init__(self, screen: Screen, run: "Run") -> None:
+    def __init__(self, screen: Screen, run: "Run", metrics: Sequence[str] = ()) -> None:
+        """`metrics` are shown besides loss and accuracy."""
         self.screen = screen
         self.run = run
+        self.metrics = list(metrics)
         self.progress: Progress | None = None
         self._splits: list[str] = []
         self._next_refresh = 0.0
@@ -55,7 +58,7 @@ class Display(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Head the lines to come."""
         self._splits = ["train", *([pl_module.watched] if sum(trainer.num_val_batches) else [])]
-        self.screen.show(format_head(self._splits), style="bold")
+        self.screen.show(format_head(self._splits, self.metrics), style="bold")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start the epoch's bar."""
@@ -89,8 +92,9 @@ class Display(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Replace the bar by the epoch's line."""
         self._stop()
-        self.screen.show(format_epoch(self.run.rows[-1], self._splits, _last_epoch(trainer)))
-        if self.run.rows[-1].get(f"{pl_module.watched}/loss") is not None:
+        row = self.run.rows[-1]
+        self.screen.show(format_epoch(row, self._splits, _last_epoch(trainer), self.metrics))
+        if row.get(f"{pl_module.watched}/loss") is not None:
             self._point_out_one_answer(pl_module)
 
     def _point_out_one_answer(self, classifier: ImageClassifier) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +80,30 @@ def format_layers(layers: Iterable[Layer]) -> Table:
     return table
 
 
-def format_head(splits: Iterable[str]) -> str:
+def format_head(splits: Iterable[str], metrics: Sequence[str] = ()) -> str:
     """What stands above the lines of `format_epoch`."""
-    columns = "".join(f"{split + ' loss':>12}{'accuracy':>10}" for split in splits)
+    more = "".join(f"{name:>{_width(name)}}" for name in metrics)
+    columns = "".join(f"{split + ' loss':>12}{'accuracy':>10}{more}" for split in splits)
     return f"{'epoch':>7}{columns}{'lr':>10}{'seconds':>10}"
 
 
-def format_epoch(row: Mapping[str, Any], splits: Iterable[str], last: str) -> str:
-    """One line for a row of metrics.csv."""
+def format_epoch(
+    row: Mapping[str, Any], splits: Iterable[str], last: str, metrics: Sequence[str] = ()
+) -> str:
+    """One line for a row of metrics.csv, with `metrics` of one's own besides loss and accuracy."""
     columns = ""
     for split in splits:
-        measured = row.get(f"{split}/loss") is not None
-        columns += f"{row[f'{split}/loss']:12.4f}{row[f'{split}/accuracy']:10.2%}" if measured else " " * 22
+        if row.get(f"{split}/loss") is None:
+            columns += " " * (22 + sum(map(_width, metrics)))
+            continue
+        columns += f"{row[f'{split}/loss']:12.4f}{row[f'{split}/accuracy']:10.2%}"
+        columns += "".join(f"{row[f'{split}/{name}']:#{_width(name)}.4g}" for name in metrics)
     epoch = f"{row['epoch']}/{last}"
     return f"{epoch:>7}{columns}{row['lr']:>10.3g}{row['seconds']:>10.1f}"
+
+
+def _width(name: str) -> int:
+    return max(10, len(name) + 2)
 
 
 def format_result(result: Mapping[str, Any]) -> Table:
@@ -101,11 +111,16 @@ def format_result(result: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column()
-    if result.get("best"):
-        best = result["best"]
-        table.add_row("validation accuracy", f"{best['val/accuracy']:.2%} (best, epoch {best['epoch']})")
-    if result.get("test/accuracy") is not None:
-        table.add_row("test accuracy", f"{result['test/accuracy']:.2%}, loss {result['test/loss']:.4f}")
+    best = result.get("best") or {}
+    by = f" (best, epoch {best.get('epoch')})"
+    for name, value in [*best.items(), *result.items()]:
+        split, _, quantity = name.partition("/")
+        chosen = by if name == result.get("best_by", {}).get("metric") else ""
+        if quantity == "accuracy":
+            loss = f", loss {result['test/loss']:.4f}" if split == "test" else ""
+            table.add_row(f"{NAMES[split]} accuracy", f"{value:.2%}{loss}{chosen}")
+        elif quantity and name != "test/loss":
+            table.add_row(f"{NAMES[split]} {quantity}", f"{value:#.4g}{chosen}")
     table.add_row("data", result["dataset"]["name"])
     if result.get("epochs"):
         speed = (

@@ -15,8 +15,8 @@ def evaluate(path: Path, split: str = "test", trust: bool = False) -> dict[str, 
     """Measure a checkpoint's network on the "test" or "val" images of its run; `trust` as in `load_trained`.
 
     Returns:
-        `loss` and `accuracy`, as training measured them; `images`, `dataset`, `split`, `epoch`;
-        the names of the `classes`; `class_accuracy`, one a class, None for a class without images;
+        `loss`, `accuracy` and one's own `metrics`, as training measured them; `images`, `dataset`, `split`,
+        `epoch`; the names of the `classes`; `class_accuracy`, one a class, None for a class without images;
         `confusion`, a row for each true class with its counts by guess.
 
     Raises:
@@ -47,6 +47,7 @@ def evaluate(path: Path, split: str = "test", trust: bool = False) -> dict[str, 
         "epoch": trained.epoch,
         "loss": measured[f"{split}/loss"],
         "accuracy": measured[f"{split}/accuracy"],
+        "metrics": {name: measured[f"{split}/{name}"] for name in trained.config["metrics"]},
         "classes": trained.classes,
         "class_accuracy": [
             count / total if total else None for count, total in zip(right, totals, strict=True)
