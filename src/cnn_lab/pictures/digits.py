@@ -15,14 +15,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from cnn_lab.errors import ConfigError, printable
+from cnn_lab.pictures.ink import find_ink
 
 SURE = 0.5  # the least probability of a guess; less is unsure
 DIGIT_SHARE = 5 / 7  # a digit's longer side, of the square's
 # Others that Pillow knows are not read: some start programs (EPS), and few have seen as much use.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 WORKING_SIDE = 400  # pixels that larger pictures are reduced to before anything is searched
-LEAST_CONTRAST = 0.12  # between digit and background, of black to white
-LEAST_INK, MOST_INK = 0.0008, 0.7  # share of a picture's pixels that a digit covers
+LEAST_INK, MOST_INK = 0.0002, 0.7  # share of a picture's pixels that a digit covers
+WIDEST_STROKE = 0.45  # width of strokes, of the digit's longer side
+NEAR = 0.25  # how far a digit's pieces are apart, of the longer side of the largest
 LONGEST = 9  # a digit's strokes, of its longer side
 THIN, PEN = 0.1, 0.13  # width of strokes, of the digit's longer side: those below get the other, as MNIST's
 SMALLEST_PIECE = 0.06  # of the largest one; less is dust
@@ -85,24 +87,23 @@ def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
     """
     gray = _to_gray(picture)
     digit = Digit(name, gray, np.zeros((side, side), np.uint8))
-    ink = _find_ink(np.asarray(gray, dtype=np.float32) / 255)
-    strong = ink > _find_threshold(ink)
-    if strong.all() or not strong.any() or ink[strong].mean() - ink[~strong].mean() < LEAST_CONTRAST:
+    darkness, ink = find_ink(np.asarray(gray, dtype=np.float32) / 255)
+    if not ink.any():
         digit.problem = "there is nothing on it"
         return digit
-    kept = _drop_specks(strong)
+    kept, others = _choose_pieces(ink)
     rows, columns = np.flatnonzero(kept.any(axis=1)), np.flatnonzero(kept.any(axis=0))
     longer = max(np.ptp(rows), np.ptp(columns)) + 1
     width = _measure_strokes(kept)
-    if not LEAST_INK < kept.mean() < MOST_INK or kept.sum() > LONGEST * width * longer:
+    if kept.sum() < LEAST_INK * min(kept.size, 16 * longer**2) or not kept.mean() < MOST_INK or width > WIDEST_STROKE * longer or kept.sum() > LONGEST * width * longer:
         digit.problem = "there is nothing like a digit on it"
         return digit
-    if np.ptp(columns) + 1 > WIDEST * (np.ptp(rows) + 1) or _has_gap(kept[:, columns[0] : columns[-1]]):
+    if others or np.ptp(columns) + 1 > WIDEST * (np.ptp(rows) + 1) or _has_gap(kept[:, columns[0] : columns[-1]]):
         digit.problem = "there is more than one digit on it, or none: give one digit a picture"
         return digit
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     near = ndimage.binary_dilation(kept, iterations=2)  # the soft edges of the strokes
-    strength = np.where(near, ink, 0) / np.percentile(ink[kept], 75)
+    strength = np.where(near, darkness, 0) / np.percentile(darkness[kept], 75)
     digit.pixels = _place(_thicken(strength[box].clip(0, 1), width), side)
     return digit
 
@@ -124,44 +125,26 @@ def _to_gray(picture: Image.Image) -> Image.Image:
     return Image.fromarray((values * 255).round().astype(np.uint8))
 
 
-def _find_ink(gray: np.ndarray) -> np.ndarray:
-    """How far each pixel is from the background, towards the digit: about 0 to 1, from gray levels 0 to 1.
+def _choose_pieces(ink: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The pieces of ink that make the largest digit, and whether there are others that are as large.
 
-    The background is a plane, so that light from one side does no harm. It is fitted again and again to the
-    pixels that are nearest to it.
+    What touches the picture's edge is left out where there is something that does not: it goes on elsewhere.
     """
-    height, width = gray.shape
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    terms = np.stack([np.ones_like(x), x, y], axis=-1)
-    rim = np.ones(gray.shape, dtype=bool)
-    rim[1:-1, 1:-1] = False
-    plane = np.full(gray.shape, np.median(gray[rim]))
-    for _ in range(5):
-        distance = np.abs(gray - plane)
-        near = distance <= max(float(np.median(distance)), 0.02)
-        plane = terms @ np.linalg.lstsq(terms[near], gray[near], rcond=None)[0]
-    difference = gray - plane
-    return difference if (difference**3).sum() > 0 else -difference
-
-
-def _find_threshold(values: np.ndarray) -> float:
-    """The value that splits others best into a low and a high group (Otsu, 1979)."""
-    counts, edges = np.histogram(values, bins=128)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    sums = np.cumsum(counts * centres)
-    means = sums / np.maximum(below, 1), (sums[-1] - sums) / np.maximum(above, 1)
-    between = below * above * (means[0] - means[1]) ** 2.0
-    return float(edges[1:][between.argmax()])
-
-
-def _drop_specks(mask: np.ndarray) -> np.ndarray:
-    """Without the pieces that are small beside the largest: dust, noise, a frame's corners."""
-    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    labels, count = ndimage.label(ink, np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return (sizes >= SMALLEST_PIECE * sizes.max())[labels]
+    edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    inner = sizes.copy()
+    inner[edge] = 0
+    if inner.max() > LEAST_INK * ink.size:
+        sizes = inner
+    rows, columns = ndimage.find_objects(labels)[sizes.argmax() - 1]
+    reach = NEAR * max(rows.stop - rows.start, columns.stop - columns.start)
+    near = np.zeros(count + 1, dtype=bool)
+    around = np.s_[max(0, int(rows.start - reach)) : int(rows.stop + reach), max(0, int(columns.start - reach)) : int(columns.stop + reach)]
+    near[labels[around]] = True
+    large = sizes >= SMALLEST_PIECE * sizes.max()
+    return (near & large)[labels], bool((~near & (sizes > 0.3 * sizes.max())).any())
 
 
 def _measure_strokes(mask: np.ndarray) -> float:
