@@ -22,8 +22,8 @@ from cnn_lab.terminal.command import run_command
 from cnn_lab.use.prediction import predict
 
 SIDE = 600  # pixels of a picture
-PENS = 20  # hands of each digit
-HEIGHTS = (0.1, 0.2, 0.5, 0.95)  # of the digit, of the picture's
+PENS = 10  # hands of each digit
+HEIGHTS = (0.1, 0.3, 0.9)  # of the digit, of the picture's
 EMPTY = 60  # empty pages of each paper
 SHAPES = 100  # of discs, and of crosses
 FONTS = (
@@ -260,7 +260,7 @@ def make_font_pen(name: str, character: str) -> Pen:
 
 
 def pens() -> Iterator[tuple[str, Pen]]:
-    """Each digit by twenty hands."""
+    """Each digit by ten hands."""
     generator = np.random.default_rng(0)
     for digit, outline in OUTLINES.items():
         for _ in range(PENS):
