@@ -8,6 +8,7 @@ digits and as right on all else. The pens follow ten hand-made outlines, each tu
 
 import argparse
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cnn_lab.pictures.digits import find_digit
 from cnn_lab.runs.directory import find_run
 from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.terminal.command import run_command
-from cnn_lab.use.prediction import predict
+from cnn_lab.use.prediction import learn_likeness, predict
 
 SIDE = 600  # pixels of a picture
 PENS = 10  # hands of each digit
@@ -93,33 +94,46 @@ def main() -> None:
     parser.add_argument("--wrong", type=Path, help="folder for the pictures that are answered wrong")
     arguments = parser.parse_args()
     trained = load_trained(find_run(arguments.run)[1])
+    answer = make_answer(trained)
     digits = [*fonts("0123456789"), *pens()]
     print(f"{trained.path}\nread right, of {len(digits)} pictures each; the digit's height in the picture's:")
     print(f"{'':36}" + "".join(f"{height:>9.0%}" for height in HEIGHTS))
     for name, paper in PAPERS.items():
         shares = [
-            measure(trained, f"{name} {height}", draw_all(digits, paper, height), arguments.wrong)
+            measure(answer, f"{name} {height}", draw_all(digits, paper, height), arguments.wrong)
             for height in HEIGHTS
         ]
         print(f"{name:36}" + "".join(f"{share:9.1%}" for share in shares), flush=True)
     for name, change in CONDITIONS.items():
         pictures = [(label, change(pen)) for label, pen in digits]
-        print(f"{name:36}{measure(trained, name, pictures, arguments.wrong):9.1%}", flush=True)
+        print(f"{name:36}{measure(answer, name, pictures, arguments.wrong):9.1%}", flush=True)
     print("\nunsure, as it should be, and the number of pictures:")
     for name, pictures in no_digits().items():
-        print(f"{name:36}{measure(trained, name, pictures, arguments.wrong):9.1%}{len(pictures):6}", flush=True)
+        print(
+            f"{name:36}{measure(answer, name, pictures, arguments.wrong):9.1%}{len(pictures):6}", flush=True
+        )
 
 
-def measure(trained: Trained, name: str, pictures: list, wrong: Path | None) -> float:
-    """The share of pictures with their label as the answer, "" for unsure; the others are kept in `wrong`."""
-    side = trained.require_gray("this benchmark")
-    predictions = predict(trained, [find_digit(picture, side) for _, picture in pictures])
-    answers = [prediction.guess or "" for prediction in predictions]
-    for number, ((label, picture), answer) in enumerate(zip(pictures, answers, strict=True)):
-        if wrong and label != answer:
+def make_answer(trained: Trained) -> Callable[[list[Image.Image]], list[str]]:
+    """What predict.py says of pictures: classes, or "" for unsure."""
+    side, likeness = trained.require_gray("this benchmark"), learn_likeness(trained)
+
+    def answer(pictures: list[Image.Image]) -> list[str]:
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(lambda picture: find_digit(picture, side), pictures))
+        return [prediction.guess or "" for prediction in predict(trained, found, likeness)]
+
+    return answer
+
+
+def measure(answer: Callable, name: str, pictures: list, wrong: Path | None) -> float:
+    """The share of pictures with their label as the answer; the others are kept in `wrong`."""
+    answers = answer([picture for _, picture in pictures])
+    for number, ((label, picture), given) in enumerate(zip(pictures, answers, strict=True)):
+        if wrong and label != given:
             wrong.mkdir(parents=True, exist_ok=True)
-            picture.save(wrong / f"{name.replace(' ', '-')}-{number}-{label}-as-{answer or 'unsure'}.png")
-    return float(np.mean([label == answer for (label, _), answer in zip(pictures, answers, strict=True)]))
+            picture.save(wrong / f"{name.replace(' ', '-')}-{number}-{label}-as-{given or 'unsure'}.png")
+    return float(np.mean([label == given for (label, _), given in zip(pictures, answers, strict=True)]))
 
 
 def no_digits() -> dict[str, list[tuple[str, Image.Image]]]:
@@ -221,7 +235,9 @@ def make_disc(generator: np.random.Generator) -> Pen:
 
     def draw(canvas: ImageDraw.ImageDraw, middle: tuple[float, float], height: float, ink: int) -> None:
         x, y = middle
-        canvas.ellipse((x - height * flat / 2, y - height / 2, x + height * flat / 2, y + height / 2), fill=ink)
+        canvas.ellipse(
+            (x - height * flat / 2, y - height / 2, x + height * flat / 2, y + height / 2), fill=ink
+        )
 
     return draw
 

@@ -1,10 +1,12 @@
-"""Tell which digit is on a photo, scan or drawing: dark on light or light on dark, anywhere, of any size."""
+"""Tell which digit is on a photo, scan or drawing, or which class a picture shows, if it was trained so."""
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cnn_lab.errors import DataError
 from cnn_lab.runs.directory import find_run
 from cnn_lab.terminal.command import add_run, run_command
 
@@ -24,10 +26,16 @@ def main() -> None:
 
     from cnn_lab.runs.trained import load_trained
     from cnn_lab.terminal.screen import Screen, shorten
-    from cnn_lab.use.prediction import SHOWN, draw_predictions, predict, read_pictures
+    from cnn_lab.use.prediction import SHOWN, draw_predictions, learn_likeness, predict, read_pictures
 
     trained = load_trained(checkpoint, arguments.trust)
-    predictions = predict(trained, read_pictures(arguments.images, trained.require_gray("predict.py")))
+    digits = read_pictures(arguments.images, trained)
+    try:
+        likeness = learn_likeness(trained)
+    except DataError as error:
+        likeness = None
+        print(f"What has no digit may not be noticed: {error}", file=sys.stderr)
+    predictions = predict(trained, digits, likeness)
     if arguments.show:
         draw_predictions(predictions, arguments.show)
     if arguments.json:
@@ -48,8 +56,8 @@ def format_predictions(predictions: list) -> Iterator[str]:
     long = max(len(name) for row in predictions for name in ("unsure", *row.shares))
     yield f"{'image':{width}}  {'guess':>{long}}  probability  runner-up"
     for row in predictions:
-        if row.digit.problem:
-            yield f"{row.digit.name:{width}}  {'unsure':>{long}}  {'':11}  {row.digit.problem}"
+        if row.problem:
+            yield f"{row.digit.name:{width}}  {'unsure':>{long}}  {'':11}  {row.problem}"
         else:
             (_, share), (second, rest) = row.ranking[:2]
             guess = row.guess or "unsure"

@@ -49,6 +49,8 @@ class ImageDataModule(LightningDataModule):
         test_each_epoch: measure on the test images where others measure on validation images. It shows the
             test curve, and nothing may be chosen by it.
         num_workers: loader processes. They cost more than they give for images that are in memory.
+        ink: whether images are strokes, light on dark, placed as MNIST's are: on other pictures that a
+            network is used on, such strokes are then searched for.
         seed: decides the order of the training images, epoch by epoch.
 
     Attributes:
@@ -79,6 +81,7 @@ class ImageDataModule(LightningDataModule):
         split_seed: int = 0,
         test_each_epoch: bool = False,
         num_workers: int = 0,
+        ink: bool = False,
         *,
         seed: int = 0,
     ) -> None:
@@ -101,6 +104,7 @@ class ImageDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.test_each_epoch = test_each_epoch
         self.num_workers = num_workers
+        self.ink = ink
         self.seed = seed
         self.sizes: dict[str, int] = {}
         self._levels = _pair_levels(self.input_shape[0], mean=mean, std=std)

@@ -1,5 +1,6 @@
 """Files of strangers: refused by name, with nothing executed, nothing waited for and nothing written."""
 
+import argparse
 import copy
 import io
 import itertools
@@ -517,7 +518,8 @@ def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to("loop.png")
     with pytest.raises(ConfigError, match=r"loop\.png cannot be read: Too many levels of symbolic links"):
         read_digit(tmp_path / "loop.png", 28)
-    (found,) = read_pictures([str(tmp_path)], 28)
+    data = argparse.Namespace(ink=False, input_shape=(1, 28, 28))
+    (found,) = read_pictures([str(tmp_path)], argparse.Namespace(data=data))
     assert found.problem.endswith("cannot be read: Too many levels of symbolic links")
 
 

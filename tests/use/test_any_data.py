@@ -24,12 +24,13 @@ from cnn_lab.training import train
 from cnn_lab.use.drawing import build_page
 from cnn_lab.use.evaluation import evaluate
 from cnn_lab.use.export import FILES, describe_input, export
+from cnn_lab.use.prediction import draw_predictions, predict, read_pictures
 from conftest import ENVIRONMENT, compose_config, read_result
 
 CLASSES = ["T-shirt/top", "<b>green", "blue", "black"]  # the last one has no test images
 SIZE = (3, 12, 16)
 SETTINGS = [
-    "data.name=Colours", "data.input_shape=[3,12,16]", f"data.class_names={json.dumps(CLASSES)}",
+    "data.name=Colours", "data.ink=false", "data.input_shape=[3,12,16]", f"data.class_names={json.dumps(CLASSES)}",
     "data.mean=[0.3,0.3,0.2]", "data.std=[0.3,0.3,0.25]", "data.val_size=20", "data.batch_size=16",
     "model.channels=[8,8]", "model.hidden=[16]", "model.dropout=0", "optimizer.lr=0.01",
     "trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=1",
@@ -134,7 +135,6 @@ def test_what_needs_gray_squares_says_so_at_once(colours: Colours, tmp_path: Pat
     uses = {
         "explain.py": lambda: explain(trained, colours.path, tmp_path),
         "draw.py": lambda: build_page(trained, ""),
-        "predict.py": lambda: trained.require_gray("predict.py"),
     }
     for name, use in uses.items():
         with pytest.raises(ConfigError) as caught:
@@ -144,6 +144,26 @@ def test_what_needs_gray_squares_says_so_at_once(colours: Colours, tmp_path: Pat
             "give a run on other data"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_in_colour_are_scaled_and_cropped_as_they_are(colours: Colours, tmp_path: Path) -> None:
+    tones = {"green": (0, 230, 0), "blue": (10, 0, 220), "black": (0, 0, 0)}
+    for name, tone in tones.items():
+        Image.new("RGB", (300, 100), tone).save(tmp_path / f"{name}.png")
+    Image.new("RGBA", (90, 90), (0, 220, 0, 255)).save(tmp_path / "opaque.png")
+    trained = load_trained(colours.checkpoint)
+    found = predict(trained, read_pictures([str(tmp_path)], trained))
+    assert [row.digit.pixels.shape for row in found] == [(12, 16, 3)] * 4
+    assert [row.digit.pixels[5, 5].tolist() for row in found] == [
+        [0, 0, 0],
+        [10, 0, 220],
+        [0, 230, 0],
+        [0, 220, 0],
+    ]
+    assert [row.ranking[0][0] for row in found] == ["black", "blue", "<b>green", "<b>green"]
+    draw_predictions(found, tmp_path / "show.png")
+    with Image.open(tmp_path / "show.png") as picture:
+        assert (np.asarray(picture) == tones["blue"]).all(axis=2).sum() > 10_000
 
 
 def test_two_classes_with_shuffled_pixels_in_a_fold(tmp_path: Path) -> None:

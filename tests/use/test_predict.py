@@ -14,6 +14,7 @@ from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.digits import find_digit, read_digit
 from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.sources.idx import read_mnist
+from cnn_lab.use.likeness import Likeness
 from cnn_lab.use.prediction import draw_predictions, predict, read_pictures
 from conftest import TrainedRun, run_script
 
@@ -89,6 +90,62 @@ def test_transparent_pictures_have_the_paper_that_shows_them() -> None:
         picture = Image.new("RGBA", (200, 200), (*ink, 0))
         picture.putalpha(Image.fromarray(255 - letter))
         assert np.abs(see(picture) - expected).mean() < 4
+
+
+def rule(picture: Image.Image, line: int, squares: bool = False) -> Image.Image:
+    """Lines that rise a little, every 30 pixels, in the tone `line`; under the ink."""
+    page = np.asarray(picture).astype(int)
+    y, x = np.mgrid[: picture.height, : picture.width]
+    lines = (y + 0.02 * x) % 30 < 2
+    if squares:
+        lines |= (x - 0.02 * y) % 30 < 2
+    darker = page.mean() > line
+    ruled = np.where(lines, np.minimum(page, line) if darker else np.maximum(page, line), page)
+    return Image.fromarray(ruled.astype(np.uint8))
+
+
+def cast_shadow(picture: Image.Image) -> Image.Image:
+    """A shadow whose edge crosses the whole picture, and the digit."""
+    y, x = np.mgrid[: picture.height, : picture.width]
+    return Image.fromarray(
+        (np.asarray(picture) * np.where(x + y / 3 > picture.width * 0.6, 0.5, 1)).astype(np.uint8)
+    )
+
+
+PAPERS = {
+    "lined": lambda picture: rule(picture, 170),
+    "squared": lambda picture: rule(picture, 170, squares=True),
+    "lines as dark as the ink": lambda picture: rule(picture, 30),
+    "shadow": cast_shadow,
+    "lines in a shadow": lambda picture: cast_shadow(rule(picture, 170)),
+}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize("size", [0.14, 0.6])
+def test_a_digit_is_seen_through_lines_and_shadows(paper: str, size: float) -> None:
+    differences = []
+    for digit in range(10):
+        picture = write_digit(digit, side=400, size=size, ink=30, paper=235)
+        differences.append(np.abs(see(PAPERS[paper](picture)) - see(picture)).mean())
+    assert np.median(differences) < 8, differences
+    assert max(differences) < 30, differences
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_an_empty_page_has_no_digit(paper: str) -> None:
+    page = PAPERS[paper](Image.new("L", (400, 400), 235))
+    assert find_digit(page, SIDE).problem == "there is nothing on it"
+
+
+def test_letters_are_unlike_digits_and_digits_are_not() -> None:
+    data = read_mnist()
+    likeness = Likeness(data["train"].images[:10_000, 0].numpy())
+    assert likeness.is_like(data["test"].images[:1_000, 0].numpy()).mean() > 0.97
+    letters = np.stack([see(write_digit(letter)) for letter in "ACEFHJKMNRTUVWXYadefhkmnprtw"])
+    digits = np.stack([see(write_digit(digit)) for digit in range(10)])
+    assert likeness.is_like(letters).sum() <= 7
+    assert likeness.is_like(digits).all()
 
 
 def test_light_from_one_side_and_noise_do_no_harm() -> None:
@@ -212,10 +269,10 @@ def test_all_numbers_as_json(trained: TrainedRun, pictures: Path) -> None:
     assert sum(image["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
-def test_standard_input_is_read(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read(network: Trained, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (pictures / "zero.jpg").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
-        (digit,) = read_pictures(["-"], SIDE)
+        (digit,) = read_pictures(["-"], network)
     expected = read_digit(pictures / "zero.jpg", SIDE)
     assert (digit.name, digit.problem) == ("standard input", "")
     assert (digit.pixels == expected.pixels).all()

@@ -6,7 +6,9 @@ proportions to 5/7 of the square's side, and moved so that its centre of mass is
 
 import io
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +29,7 @@ WIDEST_STROKE = 0.45  # width of strokes, of the digit's longer side
 NEAR = 0.25  # how far a digit's pieces are apart, of the longer side of the largest
 LONGEST = 9  # a digit's strokes, of its longer side
 THIN, PEN = 0.1, 0.13  # width of strokes, of the digit's longer side: those below get the other, as MNIST's
-SMALLEST_PIECE = 0.06  # of the largest one; less is dust
+SMALLEST_PIECE, LARGE_PIECE = 0.06, 0.3  # of the largest one; less is dust, more is another digit
 WIDEST = 1.8  # a digit's width, of its height
 
 
@@ -37,8 +39,9 @@ class Digit:
 
     Attributes:
         name: of the file.
-        given: the picture in gray, at most 400 pixels a side.
-        pixels: (side, side), uint8, light on dark; all zero where no digit was found.
+        given: the picture, at most 400 pixels a side.
+        pixels: (height, width), or (height, width, 3) in colour, uint8; a digit is light on dark, and where
+            none was found all is zero.
         problem: why there is no digit, in words; empty where there is one.
     """
 
@@ -49,10 +52,14 @@ class Digit:
 
 
 def read_digit(source: str | Path | BinaryIO, side: int, name: str = "") -> Digit:
-    """Read a picture of a digit from a file of one of `FORMATS`.
+    """Read a picture of a digit from a file, as `read_picture` and `find_digit` say."""
+    return read_picture(source, partial(find_digit, side=side), name)
 
-    Args:
-        side: pixels of the square that the digit is brought into.
+
+def read_picture(
+    source: str | Path | BinaryIO, prepare: Callable[[Image.Image], Digit], name: str = ""
+) -> Digit:
+    """Read a picture from a file of one of `FORMATS`, and prepare it for a network.
 
     Raises:
         ConfigError: naming a file that cannot be read, is no picture, is damaged or has too many pixels.
@@ -70,13 +77,31 @@ def read_digit(source: str | Path | BinaryIO, side: int, name: str = "") -> Digi
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata, and many pixels
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            return find_digit(ImageOps.exif_transpose(picture), side, name)
+            picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # a large JPEG is read at half its size
+            return replace(prepare(ImageOps.exif_transpose(picture)), name=name)
     except UnidentifiedImageError as error:
         raise ConfigError(f"{name} is not a picture: give a PNG or JPEG file, for example") from error
     except Image.DecompressionBombError as error:
         raise ConfigError(f"{name} has too many pixels to be read: give a smaller picture") from error
     except Exception as error:  # Pillow's readers raise whatever they meet in a damaged file
         raise ConfigError(f"{name} is damaged: {printable(str(error))}") from error
+
+
+def fit_picture(picture: Image.Image, shape: Sequence[int]) -> Digit:
+    """Scale an opened picture and cut off what is too long, as it is: no ink is searched.
+
+    Args:
+        shape: channels (1 or 3), height and width that the network takes.
+    """
+    channels, height, width = shape
+    if channels == 1 or picture.mode.startswith(("I", "F")):
+        picture = _to_gray(picture)
+    elif picture.has_transparency_data:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    given = picture.convert("RGB" if channels == 3 else "L")
+    fitted = ImageOps.fit(given, (width, height), Image.Resampling.BOX)
+    given.thumbnail((WORKING_SIDE, WORKING_SIDE))
+    return Digit("", given, np.asarray(fitted))
 
 
 def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
@@ -91,17 +116,18 @@ def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
     if not ink.any():
         digit.problem = "there is nothing on it"
         return digit
-    kept, others = _choose_pieces(ink)
+    kept, is_one = _choose_pieces(ink)
     rows, columns = np.flatnonzero(kept.any(axis=1)), np.flatnonzero(kept.any(axis=0))
-    longer = max(np.ptp(rows), np.ptp(columns)) + 1
-    width = _measure_strokes(kept)
-    if kept.sum() < LEAST_INK * min(kept.size, 16 * longer**2) or not kept.mean() < MOST_INK or width > WIDEST_STROKE * longer or kept.sum() > LONGEST * width * longer:
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    longer, width = max(kept[box].shape), _measure_strokes(kept[box])
+    least = LEAST_INK * min(kept.size, 16 * longer**2)
+    is_long = kept.sum() > LONGEST * width * longer
+    if kept.sum() < least or kept.mean() > MOST_INK or width > WIDEST_STROKE * longer or is_long:
         digit.problem = "there is nothing like a digit on it"
         return digit
-    if others or np.ptp(columns) + 1 > WIDEST * (np.ptp(rows) + 1) or _has_gap(kept[:, columns[0] : columns[-1]]):
+    if not is_one or kept[box].shape[1] > WIDEST * kept[box].shape[0] or _has_gap(kept[box]):
         digit.problem = "there is more than one digit on it, or none: give one digit a picture"
         return digit
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     near = ndimage.binary_dilation(kept, iterations=2)  # the soft edges of the strokes
     strength = np.where(near, darkness, 0) / np.percentile(darkness[kept], 75)
     digit.pixels = _place(_thicken(strength[box].clip(0, 1), width), side)
@@ -126,25 +152,24 @@ def _to_gray(picture: Image.Image) -> Image.Image:
 
 
 def _choose_pieces(ink: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The pieces of ink that make the largest digit, and whether there are others that are as large.
+    """The pieces of ink that make the largest digit, and whether no others are about as large.
 
     What touches the picture's edge is left out where there is something that does not: it goes on elsewhere.
     """
-    labels, count = ndimage.label(ink, np.ones((3, 3)))
+    labels, _ = ndimage.label(ink, np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     inner = sizes.copy()
-    inner[edge] = 0
+    inner[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = 0
     if inner.max() > LEAST_INK * ink.size:
         sizes = inner
-    rows, columns = ndimage.find_objects(labels)[sizes.argmax() - 1]
-    reach = NEAR * max(rows.stop - rows.start, columns.stop - columns.start)
-    near = np.zeros(count + 1, dtype=bool)
-    around = np.s_[max(0, int(rows.start - reach)) : int(rows.stop + reach), max(0, int(columns.start - reach)) : int(columns.stop + reach)]
-    near[labels[around]] = True
-    large = sizes >= SMALLEST_PIECE * sizes.max()
-    return (near & large)[labels], bool((~near & (sizes > 0.3 * sizes.max())).any())
+    box = ndimage.find_objects(labels)[sizes.argmax() - 1]
+    reach = round(NEAR * max(side.stop - side.start for side in box))
+    around = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
+    is_near = np.zeros(len(sizes), dtype=bool)
+    is_near[labels[around]] = True
+    chosen = is_near & (sizes >= SMALLEST_PIECE * sizes.max())
+    return chosen[labels], not (~is_near & (sizes > LARGE_PIECE * sizes.max())).any()
 
 
 def _measure_strokes(mask: np.ndarray) -> float:

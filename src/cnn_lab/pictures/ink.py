@@ -11,6 +11,7 @@ DARKEST_PAPER = 0.25  # of black to white; contrast on darker paper is not enlar
 LEAST_CONTRAST = 0.1  # of ink, of black to white
 NOISE = 5  # standard deviations that are no ink
 LINE_PART, LINE_LENGTH = 0.12, 0.6  # of the picture's side: what is straight of a ruled line, and its length
+THICKEST_LINE = 0.03  # of the picture's side
 
 
 def find_ink(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -45,24 +46,24 @@ def find_ink(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _is_light_on_dark(gray: np.ndarray) -> bool:
     """Whether strokes are lighter than what is around them. An edge counts on both of its sides."""
     difference = gray - ndimage.uniform_filter(gray, round(NEIGHBOURHOOD * max(gray.shape)), mode="nearest")
-    return bool((difference**3).sum() > 0)
+    return bool((difference * difference * difference).sum() > 0)
 
 
 def _find_level_lines(mask: np.ndarray) -> np.ndarray:
-    """Where thin lines are that go from side to side, a little inclined perhaps, but where ink crosses them."""
-    part = round(LINE_PART * mask.shape[1]) | 1
+    """Where thin lines go from side to side, a little inclined perhaps, but for what crosses them."""
+    height, width = mask.shape
+    part = round(LINE_PART * width) | 1
     thick = ndimage.maximum_filter1d(mask.astype(np.float32), 3, axis=0)
     straight = ndimage.uniform_filter1d(thick, part, axis=1) > 0.9
     labels, _ = ndimage.label(ndimage.maximum_filter1d(straight, part, axis=1), np.ones((3, 3)))
-    lengths = [np.ptp([0, box[1].stop - box[1].start]) for box in ndimage.find_objects(labels)]
-    lines = np.array([False, *(length > LINE_LENGTH * mask.shape[1] for length in lengths)])[labels]
-    if not lines.any():
-        return lines
-    width = (mask & lines).sum() / sum(length for length in lengths if length > LINE_LENGTH * mask.shape[1])
-    if width > 0.03 * mask.shape[0]:
-        return np.zeros_like(lines)
-    crossing = ndimage.binary_opening(mask, np.ones((int(1.6 * width) + 2, 1)))
-    return ndimage.binary_dilation(lines, np.ones((5, 1))) & ~crossing
+    lengths = np.array([0, *(box[1].stop - box[1].start for box in ndimage.find_objects(labels))])
+    is_line = lengths > LINE_LENGTH * width
+    lines = is_line[labels]
+    thickness = (mask & lines).sum() / max(1, lengths[is_line].sum())
+    if thickness > THICKEST_LINE * height:
+        return np.zeros_like(mask)
+    crossing = ndimage.grey_opening(mask.view(np.uint8), (int(1.6 * thickness) + 2, 1)) > 0
+    return ndimage.maximum_filter1d(lines, 5, axis=0) & ~crossing
 
 
 def _find_threshold(values: np.ndarray) -> float:

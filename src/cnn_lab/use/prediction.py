@@ -2,32 +2,45 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import track
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.pictures.digits import SURE, Digit, read_digit
+from cnn_lab.pictures.digits import SURE, Digit, find_digit, fit_picture, read_picture
 from cnn_lab.pictures.sheets import MARGIN, enlarge
 from cnn_lab.pictures.style import BLUE, GRAY, load_font
 from cnn_lab.runs.trained import Trained
+from cnn_lab.sources.download import refuse_downloads
+from cnn_lab.use.likeness import HELD_OUT, REFERENCES, Likeness
 
 PICTURE, BARS, HEAD = 200, 320, 66  # pixels
 SHOWN = 100  # rows of a picture
+READERS = 4  # threads, each with one picture in memory
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 @dataclass
 class Prediction:
-    """What was found on a picture, and the probability of each class by its name; none where nothing was."""
+    """What was found on a picture, and the probability of each class by its name; none where nothing was.
+
+    Attributes:
+        problem: why there is no guess, in words; empty where there may be one.
+    """
 
     digit: Digit
     shares: dict[str, float]
+    problem: str = ""
 
     @property
     def ranking(self) -> list[tuple[str, float]]:
@@ -36,9 +49,9 @@ class Prediction:
 
     @property
     def guess(self) -> str | None:
-        """The likeliest class, or None where there is no digit or no class has half the probability."""
+        """The likeliest class, or None where there is a problem or no class has half the probability."""
         best = self.ranking[:1]
-        return best[0][0] if best and best[0][1] >= SURE else None
+        return best[0][0] if best and not self.problem and best[0][1] >= SURE else None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: `image`, `guess`, `probabilities` by class, `problem`."""
@@ -46,51 +59,96 @@ class Prediction:
             "image": self.digit.name,
             "guess": self.guess,
             "probabilities": {name: round(share, 6) for name, share in self.shares.items()},
-            "problem": self.digit.problem or None,
+            "problem": self.problem or None,
         }
 
 
-def read_pictures(sources: Sequence[str], side: int) -> list[Digit]:
+def read_pictures(sources: Sequence[str], trained: Trained) -> list[Digit]:
     """Read the pictures that are named: files, folders of them, `-` for standard input.
 
-    Args:
-        side: pixels of the square that each digit is brought into.
+    For data of strokes the digit on each is found; for others the whole picture is scaled. A bar on stderr
+    shows how far it is.
 
     Raises:
         ConfigError: for what does not exist, a file that is no picture and a folder without pictures.
             A file of a folder that is none is a `Digit` with this problem.
     """
-    digits = []
-    for source in sources:
-        path = Path(source)
-        if source == "-":
-            digits.append(read_digit(sys.stdin.buffer, side, "standard input"))
-        elif path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            if not files:
-                raise ConfigError(
-                    f"the folder {path} has no pictures: files ending in one of {', '.join(SUFFIXES)}"
-                )
-            digits += [_read_or_explain(file, side) for file in files]
-        else:
-            digits.append(read_digit(path, side))
-    return digits
+    prepare = make_preparation(trained)
+    files = [(file, Path(source).is_dir()) for source in sources for file in list_files(source)]
+
+    def read(file: str | Path, explain: bool) -> Digit:
+        try:
+            if file == "-":
+                return read_picture(sys.stdin.buffer, prepare, "standard input")
+            return read_picture(file, prepare)
+        except ConfigError as error:
+            if not explain:
+                raise
+            blank = np.zeros_like(prepare(Image.new("L", (1, 1))).pixels)
+            return Digit(str(file), Image.fromarray(blank), blank, str(error).removeprefix(f"{file} is "))
+
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(READERS) as pool:
+        digits = pool.map(read, *zip(*files, strict=True))
+        hidden = not console.is_terminal
+        return list(track(digits, "reading", len(files), console=console, transient=True, disable=hidden))
 
 
-def _read_or_explain(path: Path, side: int) -> Digit:
-    try:
-        return read_digit(path, side)
-    except ConfigError as error:
-        blank = np.zeros((side, side), np.uint8)
-        return Digit(str(path), Image.fromarray(blank), blank, str(error).removeprefix(f"{path} is "))
+def list_files(source: str) -> list[str | Path]:
+    """The pictures of a folder, or the file itself.
+
+    Raises:
+        ConfigError: for a folder without pictures.
+    """
+    path = Path(source)
+    if source == "-" or not path.is_dir():
+        return [source]
+    files: list[str | Path] = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ConfigError(f"the folder {path} has no pictures: files ending in one of {', '.join(SUFFIXES)}")
+    return files
 
 
-def predict(trained: Trained, digits: Sequence[Digit]) -> list[Prediction]:
-    """What a network of gray images says of each picture."""
-    answers = trained.predict(np.stack([digit.pixels[None] for digit in digits])).tolist()
+def make_preparation(trained: Trained) -> Callable[[Image.Image], Digit]:
+    """What brings a picture to the convention of a network's images.
+
+    Raises:
+        ConfigError: for strokes on images that are no gray squares.
+    """
+    if trained.data.ink:
+        return partial(find_digit, side=trained.require_gray("predict.py"))
+    return partial(fit_picture, shape=trained.data.input_shape)
+
+
+def learn_likeness(trained: Trained) -> Likeness | None:
+    """What tells strokes that are unlike a network's training images; None where there are no strokes.
+
+    Raises:
+        DataError: when the images are not on this machine, or are damaged.
+    """
+    if not trained.data.ink:
+        return None
+    with refuse_downloads():
+        loader = trained.load_data().train_dataloader()
+    batches, wanted = [], REFERENCES + HELD_OUT
+    for images, _ in loader:
+        batches.append(images[:, 0])
+        if len(batches) * len(images) >= wanted:
+            break
+    return Likeness(torch.cat(batches).numpy())
+
+
+def predict(trained: Trained, digits: Sequence[Digit], likeness: Likeness | None = None) -> list[Prediction]:
+    """What a network says of each picture; with `likeness`, nothing of those that are unlike its images."""
+    pixels = np.stack([digit.pixels for digit in digits])
+    images = pixels[:, None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    like = likeness.is_like(pixels) if likeness else np.ones(len(digits), dtype=bool)
+    unlike = f"it is unlike the images of {trained.data.name}"
     return [
-        Prediction(digit, {} if digit.problem else dict(zip(trained.classes, shares, strict=True)))
-        for digit, shares in zip(digits, answers, strict=True)
+        Prediction(digit, {}, digit.problem)
+        if digit.problem
+        else Prediction(digit, dict(zip(trained.classes, shares, strict=True)), "" if is_like else unlike)
+        for digit, shares, is_like in zip(digits, trained.predict(images).tolist(), like, strict=True)
     ]
 
 
@@ -126,8 +184,13 @@ def _draw_row(prediction: Prediction) -> Image.Image:
         row.paste(picture, (left, HEAD))
         draw.rectangle((left - 1, HEAD - 1, left + picture.width, HEAD + picture.height), outline=GRAY)
     left = 2 * (PICTURE + MARGIN) + 2 * MARGIN
-    if digit.problem:
-        draw.multiline_text((left, HEAD), fill(digit.problem, 32), fill="black", font=font)
+    if prediction.problem:
+        draw.multiline_text(
+            (left, HEAD if digit.problem else HEAD - 42),
+            fill(prediction.problem, 32),
+            fill="black",
+            font=font,
+        )
     bars = left + 10 + math.ceil(max(map(font.getlength, prediction.shares), default=0))
     most = row.width - bars - 70  # pixels of a bar, with room for its number
     for index, (name, share) in enumerate(prediction.shares.items()):
