@@ -103,8 +103,7 @@ class ImageDataModule(LightningDataModule):
         self.folds = folds
         self.split_seed = split_seed
         self.test_each_epoch = test_each_epoch
-        self.num_workers = num_workers
-        self.ink = ink
+        self.num_workers, self.ink = num_workers, ink
         self.seed = seed
         self.sizes: dict[str, int] = {}
         self._levels = _pair_levels(self.input_shape[0], mean=mean, std=std)

@@ -26,6 +26,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 WORKING_SIDE = 400  # pixels that larger pictures are reduced to before anything is searched
 LEAST_INK, MOST_INK = 0.0002, 0.7  # share of a picture's pixels that a digit covers
 WIDEST_STROKE = 0.45  # width of strokes, of the digit's longer side
+LEAST_AT_EDGE = 0.4  # length of what touches the picture's edge, of the picture's
 NEAR = 0.25  # how far a digit's pieces are apart, of the longer side of the largest
 LONGEST = 9  # a digit's strokes, of its longer side
 THIN, PEN = 0.1, 0.13  # width of strokes, of the digit's longer side: those below get the other, as MNIST's
@@ -113,10 +114,10 @@ def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
     gray = _to_gray(picture)
     digit = Digit(name, gray, np.zeros((side, side), np.uint8))
     darkness, ink = find_ink(np.asarray(gray, dtype=np.float32) / 255)
-    if not ink.any():
+    kept, is_one = _choose_pieces(ink)
+    if not kept.any():
         digit.problem = "there is nothing on it"
         return digit
-    kept, is_one = _choose_pieces(ink)
     rows, columns = np.flatnonzero(kept.any(axis=1)), np.flatnonzero(kept.any(axis=0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     longer, width = max(kept[box].shape), _measure_strokes(kept[box])
@@ -154,16 +155,21 @@ def _to_gray(picture: Image.Image) -> Image.Image:
 def _choose_pieces(ink: np.ndarray) -> tuple[np.ndarray, bool]:
     """The pieces of ink that make the largest digit, and whether no others are about as large.
 
-    What touches the picture's edge is left out where there is something that does not: it goes on elsewhere.
+    What touches the picture's edge is left out if it is small, or if there is something that does not.
     """
     labels, _ = ndimage.label(ink, np.ones((3, 3)))
+    boxes = ndimage.find_objects(labels)
+    lengths = np.array([0, *(max(side.stop - side.start for side in box) for box in boxes)])
     sizes = np.bincount(labels.ravel())
+    at_edge = np.zeros(len(sizes), dtype=bool)
+    at_edge[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = True
+    sizes[at_edge & (lengths < LEAST_AT_EDGE * max(ink.shape))] = 0
     sizes[0] = 0
-    inner = sizes.copy()
-    inner[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = 0
-    if inner.max() > LEAST_INK * ink.size:
-        sizes = inner
-    box = ndimage.find_objects(labels)[sizes.argmax() - 1]
+    if sizes[~at_edge].max(initial=0) > LEAST_INK * ink.size:
+        sizes[at_edge] = 0
+    if not sizes.any():
+        return np.zeros_like(ink), True
+    box = boxes[sizes.argmax() - 1]
     reach = round(NEAR * max(side.stop - side.start for side in box))
     around = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
     is_near = np.zeros(len(sizes), dtype=bool)

@@ -56,8 +56,11 @@ def _find_level_lines(mask: np.ndarray) -> np.ndarray:
     thick = ndimage.maximum_filter1d(mask.astype(np.float32), 3, axis=0)
     straight = ndimage.uniform_filter1d(thick, part, axis=1) > 0.9
     labels, _ = ndimage.label(ndimage.maximum_filter1d(straight, part, axis=1), np.ones((3, 3)))
-    lengths = np.array([0, *(box[1].stop - box[1].start for box in ndimage.find_objects(labels))])
+    columns = [box[1] for box in ndimage.find_objects(labels)]
+    lengths = np.array([0, *(side.stop - side.start for side in columns)])
     is_line = lengths > LINE_LENGTH * width
+    if is_line.any():  # then what leaves the picture early is one too
+        is_line |= np.array([False, *(side.start == 0 or side.stop == width for side in columns)])
     lines = is_line[labels]
     thickness = (mask & lines).sum() / max(1, lengths[is_line].sum())
     if thickness > THICKEST_LINE * height:

@@ -55,11 +55,11 @@ class Trained:
         """Bytes (n, channels, height, width) to what the network takes, of the same shape."""
         return self.data.normalise(torch.tensor(images))
 
-    def load_data(self) -> Any:
+    def load_data(self, download: bool = True) -> Any:
         """The data module with its images in memory; nothing is written to where the config points.
 
         They are read from the run's `data.root` if they are all there, else from the project's own data
-        folder, which is also where they are downloaded to.
+        folder, which is also where they are downloaded to, unless that is not wished.
 
         Raises:
             DataError: when the images cannot be had, or are damaged.
@@ -71,7 +71,8 @@ class Trained:
                 data.setup("test")
                 return data
             data.root = own
-        data.prepare_data()
+        with contextlib.nullcontext() if download else refuse_downloads():
+            data.prepare_data()
         data.setup("test")
         return data
 

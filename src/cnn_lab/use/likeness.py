@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 CELLS, DIRECTIONS = 7, 12  # of a histogram: cells a side, directions of edges in each
-REFERENCES, HELD_OUT = 40_000, 2_000  # images to compare with, and to choose the threshold by
+REFERENCES, HELD_OUT = 50_000, 2_000  # images to compare with, and to choose the threshold by
 COST = 0.01  # share of a data set's own images that are said to be unlike it
 CHUNK = 250  # images at a time, which bounds the memory
 

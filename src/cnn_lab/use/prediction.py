@@ -21,7 +21,6 @@ from cnn_lab.pictures.digits import SURE, Digit, find_digit, fit_picture, read_p
 from cnn_lab.pictures.sheets import MARGIN, enlarge
 from cnn_lab.pictures.style import BLUE, GRAY, load_font
 from cnn_lab.runs.trained import Trained
-from cnn_lab.sources.download import refuse_downloads
 from cnn_lab.use.likeness import HELD_OUT, REFERENCES, Likeness
 
 PICTURE, BARS, HEAD = 200, 320, 66  # pixels
@@ -128,8 +127,7 @@ def learn_likeness(trained: Trained) -> Likeness | None:
     """
     if not trained.data.ink:
         return None
-    with refuse_downloads():
-        loader = trained.load_data().train_dataloader()
+    loader = trained.load_data(download=False).train_dataloader()
     batches, wanted = [], REFERENCES + HELD_OUT
     for images, _ in loader:
         batches.append(images[:, 0])
