@@ -62,7 +62,11 @@ def _find_level_lines(mask: np.ndarray) -> np.ndarray:
     if is_line.any():  # then what leaves the picture early is one too
         is_line |= np.array([False, *(side.start == 0 or side.stop == width for side in columns)])
     lines = is_line[labels]
-    thickness = (mask & lines).sum() / max(1, lengths[is_line].sum())
+    found = mask & lines
+    runs = (np.diff(found.view(np.int8), axis=0, prepend=0) > 0).sum(axis=0)
+    if not runs.any():
+        return found
+    thickness = np.percentile(found.sum(axis=0)[runs > 0] / runs[runs > 0], 25)  # beside a large digit
     if thickness > THICKEST_LINE * height:
         return np.zeros_like(mask)
     crossing = ndimage.grey_opening(mask.view(np.uint8), (int(1.6 * thickness) + 2, 1)) > 0
