@@ -63,7 +63,19 @@ HYDRA_KEYS = [
 ]  # fmt: skip
 # Left out, since what they rightly do is no small run of one process: other processes, machines, downloads.
 LEFT_OUT = ("hydra/launcher", "hydra.launcher")
-DOWNLOADED = {"data": ["cifar10", "emnist", "emnist_digits", "emnist_letters", "fashion_mnist", "kmnist"]}
+DOWNLOADED = {
+    "data": [
+        "arrays",
+        "cifar10",
+        "emnist",
+        "emnist_digits",
+        "emnist_letters",
+        "fashion_mnist",
+        "folder",
+        "kmnist",
+        "own",
+    ]
+}
 TARGETS = [
     "torch.optim.Adam", "torch.optim.LBFGS", "torch.optim.SparseAdam", "torch.optim.Adadelta", "torch.nn.Linear", "torch.nn.Identity",
     "cnn_lab.model.CNN", "cnn_lab.scheduler.step", "os.system", "builtins.print", "torch", "torch.optim", "cnn_lab", "json.dumps",

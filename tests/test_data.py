@@ -133,8 +133,8 @@ def test_a_part_of_the_training_images_has_every_class_by_its_share_and_contains
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"val_size": 60_000}, "data.val_size=60000: there are 60,000 training images"),
-        ({"val_size": 12_665, "classes": [0, 1]}, "data.val_size=12665: there are 12,665 training images"),
+        ({"val_size": 60_000}, "data.val_size=60000: there are 60,000 training images; type a smaller one, such as 6000"),
+        ({"val_size": 12_665, "classes": [0, 1]}, "data.val_size=12665: there are 12,665 training images; type a smaller one, such as 1266"),
         ({"fold": 0, "folds": 60_001}, "data.folds=60001: there are 60,000 training images"),
         ({"train_size": 55_001}, "data.train_size=55001: there are 55,000 training images, besides 5,000 for validation"),
     ],

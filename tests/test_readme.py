@@ -33,7 +33,8 @@ ARGUMENTS = {
 }
 TRAIN = ARGUMENTS["train"]
 RESUMED = [arguments for arguments in TRAIN if "resume=latest" in arguments]  # needs a run to go on with
-ELSEWHERE = ("hydra/launcher=", "data=fashion_mnist", "my_nets.")  # are run by tests of their own
+# Run by tests of their own.
+ELSEWHERE = ("hydra/launcher=", "data=fashion_mnist", "data=folder", "data=arrays", "my_data.", "my_nets.")
 SMALL = [
     "trainer.accelerator=cpu",
     "pictures.enabled=false",

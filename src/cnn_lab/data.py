@@ -1,7 +1,8 @@
 """Images as a LightningDataModule: bytes in memory, a batch at a time, normalised on the device."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cnn_lab.datasets import (
     BatchIndices,
-    Split,
     check_splits,
+    read_source,
     stratified_choice,
     stratified_folds,
     stratified_split,
@@ -26,8 +27,12 @@ class ImageDataModule(LightningDataModule):
     Batches are (images, labels): images (batch, *input_shape), float32, `(x / 255 - mean) / std`; labels
     (batch,), int64, counted from 0. Until they are on the device, images are bytes.
 
+    In a config, `name`, `input_shape`, `class_names`, `mean` and `std` may be null: then they are found from
+    the images.
+
     Args:
-        source: returns "train" and "test"; called with `root`, or with nothing where that is None.
+        source: returns "train", "test" and perhaps "val" (see `cnn_lab.datasets.read_source`); called with
+            `root`, or with nothing where that is None.
         name: what the data set is called.
         input_shape: channels, height, width of each image.
         class_names: in the order of the source's labels.
@@ -42,7 +47,7 @@ class ImageDataModule(LightningDataModule):
         train_size: images to train on, as many of each class as its share, a smaller choice contained in a
             larger one; None for all that validation leaves.
         val_size: images cut from the training images for validation, as many of each class as its share; 0
-            for none. Without a meaning where there is a `fold`.
+            for none. Without a meaning where there is a `fold`, or the source returns "val", too.
         fold: of `folds` equal parts of the training images, each with as many of each class as its share, the
             one to validate on, counted from 0.
         split_seed: chooses all of these, independent of `seed`.
@@ -63,12 +68,12 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Callable[..., Mapping[str, Split]],
-        name: str,
-        input_shape: Sequence[int],
-        class_names: Sequence[str],
-        mean: float | Sequence[float],
-        std: float | Sequence[float],
+        source: Callable[..., Any],
+        name: str | None,
+        input_shape: Sequence[int] | None,
+        class_names: Sequence[str] | None,
+        mean: float | Sequence[float] | None,
+        std: float | Sequence[float] | None,
         root: str | None = None,
         classes: Sequence[str | int] | None = None,
         shuffle_pixels: bool = False,
@@ -147,34 +152,39 @@ class ImageDataModule(LightningDataModule):
         if self._sets:
             return
         splits = self._read()
-        check_splits(self.name, splits, self.input_shape, len(self.class_names))
+        check_splits(self.name, splits, self.input_shape, self.class_names)
         numbers = torch.full((len(self.class_names),), -1)
         numbers[[self.class_names.index(name) for name in self.classes]] = torch.arange(self.num_classes)
-        labels = {part: numbers[split.labels] for part, split in splits.items()}
-        kept = {part: np.flatnonzero(own >= 0) for part, own in labels.items()}
-        train, val = self._choose(labels["train"][kept["train"]].numpy())
-        chosen = {"train": kept["train"][train], "val": kept["train"][val], "test": kept["test"]}
-        for part, indices in chosen.items():
-            source = "train" if part == "val" else part
-            dataset = TensorDataset(splits[source].images, labels[source])
-            self._sets[part] = (dataset, torch.from_numpy(indices))
-        self.sizes = {part: len(indices) for part, indices in chosen.items()}
+        sets = {}
+        for part in (part for part in ("train", "val", "test") if part in splits):
+            labels = numbers[splits[part].labels]
+            sets[part] = (TensorDataset(splits[part].images, labels), (labels >= 0).nonzero().flatten())
+        dataset, kept = sets["train"]
+        train, val = self._choose(dataset.tensors[1][kept].numpy(), has_val="val" in sets)
+        sets = {"val": (dataset, kept[val]), **sets, "train": (dataset, kept[train])}
+        self.sizes = {part: len(sets[part][1]) for part in ("train", "val", "test")}
         if not self.sizes["test"]:
             raise DataError(f"{self.name} has no test images of the classes {', '.join(self.classes)}")
+        self._sets = sets
 
-    def _read(self) -> Mapping[str, Split]:
-        return self.source() if self.root is None else self.source(root=self.root)
+    def _read(self) -> dict[str, Any]:
+        return read_source(self.source, self.root, self.name)
 
-    def _choose(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the images to train on, and of those to validate on."""
+    def _choose(self, labels: np.ndarray, has_val: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the images to train on, and of those of them to validate on."""
         there_are = f"there are {len(labels):,} training images"
-        if self.fold is not None:
+        if has_val and self.fold is not None:
+            raise ConfigError(f"data.fold={self.fold}: {self.name} has validation images of its own")
+        if has_val:
+            train, val = np.arange(len(labels)), np.arange(0)
+        elif self.fold is not None:
             if self.folds > len(labels):
                 raise ConfigError(f"data.folds={self.folds}: {there_are}")
             folds = stratified_folds(labels, self.folds, self.split_seed)
             train, val = np.flatnonzero(folds != self.fold), np.flatnonzero(folds == self.fold)
         elif self.val_size >= len(labels):
-            raise ConfigError(f"data.val_size={self.val_size}: {there_are}")
+            fitting = f"type a smaller one, such as {max(1, len(labels) // 10)}"
+            raise ConfigError(f"data.val_size={self.val_size}: {there_are}; {fitting}")
         else:
             train, val = stratified_split(labels, self.val_size, self.split_seed)
         if self.train_size is None:

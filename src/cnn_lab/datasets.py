@@ -1,15 +1,24 @@
 """A data set as its source returns it: compared with what is stated of it, divided, and cut into batches."""
 
+import functools
+import inspect
+import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from hydra.utils import get_object, instantiate
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from cnn_lab.errors import DataError
+
+FACTS = ("input_shape", "class_names", "mean", "std")
+SMALLEST_STD = 1e-4  # so that images of one colour can be divided by it
+CHUNK = 1_000  # images at a time, which bounds the memory
+MOST_CHANNELS = 4  # of images of which nobody says on which axis they lie
 
 
 class Split(NamedTuple):
@@ -19,29 +28,141 @@ class Split(NamedTuple):
     labels: Tensor
 
 
+def hand_to_source(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A data group whose source is given those settings of the group that it takes, but for `root`."""
+    if "source" not in data:
+        return dict(data)
+    module, source = _list_parameters(data["_target_"]), _list_parameters(data["source"]["_target_"])
+    shared = {name: value for name, value in data.items() if name in source and name != "root"}
+    rest = {name: value for name, value in data.items() if name in module or name not in shared}
+    return {**rest, "source": {**data["source"], **shared}}
+
+
+def _list_parameters(target: str) -> set[str]:
+    try:
+        return set(inspect.signature(get_object(target)).parameters)
+    except (TypeError, ValueError):  # of something compiled, or that cannot be called
+        return set()
+
+
+def read_source(source: Callable[..., Any], root: str | None, name: str) -> dict[str, Any]:
+    """What a source returns: a `Split` for "train", "test" and perhaps "val", and perhaps "class_names".
+
+    Other pairs of images and labels are made one: bytes (n, height, width), or with channels on the second or
+    the last axis, and whole numbers (n,) or (n, 1).
+
+    Raises:
+        DataError: for what is neither.
+    """
+    found = source() if root is None else source(root=root)
+    if not isinstance(found, Mapping):
+        raise DataError(f"the source of {name} returns a {type(found).__name__}, not train and test images")
+    return {
+        part: value if isinstance(value, Split) or part == "class_names" else _make_split(name, part, value)
+        for part, value in found.items()
+    }
+
+
+def _make_split(name: str, part: str, pair: Any) -> Split:
+    try:
+        images, labels = (torch.as_tensor(values) for values in pair)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: {part} is no pair of arrays, images and labels ({error})") from error
+    if images.dtype != torch.uint8:
+        raise DataError(
+            f"{name}: {part} images are {_name(images)}; give bytes from 0 to 255, as (images * 255)"
+            '.round().astype("uint8") makes of numbers from 0 to 1'
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(f"{name}: {part} labels are {_name(labels)}; give whole numbers from 0")
+    if labels.ndim != 1 and tuple(labels.shape[1:]) != (1,):
+        shape = " x ".join(map(str, labels.shape))
+        raise DataError(f"{name}: {part} labels are {shape}; give one number an image: labels.argmax(axis=1)")
+    return Split(_put_channels_first(name, part, images), labels.flatten().long())
+
+
+def _name(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")
+
+
+def _put_channels_first(name: str, part: str, images: Tensor) -> Tensor:
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    axes = [axis for axis in (1, 3) if images.ndim == 4 and images.shape[axis] <= MOST_CHANNELS]
+    if len(axes) == 1:
+        return images.movedim(axes[0], 1).contiguous()
+    shape = " x ".join(map(str, images.shape))
+    raise DataError(
+        f"{name}: {part} images are {shape}; give n x height x width, or n x height x width x channels with "
+        f"at most {MOST_CHANNELS} channels and larger sides"
+    )
+
+
+def find_facts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a data group states of its images, with what it leaves null: found from them, once a process.
+
+    Mean and std are those of each channel of the training images, to four decimals.
+
+    Raises:
+        DataError: for images that are not what is stated, or none.
+    """
+    asked = {name: data.get(name) for name in ("name", "root", *FACTS)}
+    source = hand_to_source(data)["source"]
+    return json.loads(_find_facts(json.dumps({**asked, "source": source})))
+
+
+@functools.lru_cache(maxsize=8)
+def _find_facts(asked: str) -> str:
+    stated = json.loads(asked)
+    name, source = stated["name"], instantiate(stated["source"], _convert_="all")
+    splits = read_source(source, stated["root"], name)
+    if "train" not in splits or not len(splits["train"].labels):
+        raise DataError(f"{name} has no training images")
+    images, labels = splits["train"]
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)  # of each channel's bytes
+    for chunk in images.split(CHUNK):
+        for channel, values in zip(counts, chunk.unbind(1), strict=True):
+            channel += torch.bincount(values.flatten().int(), minlength=256)
+    shares = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
+    levels = torch.arange(256) / 255
+    means = shares @ levels.double()
+    stds = (shares * (levels - means[:, None]) ** 2).sum(dim=1).sqrt()
+    found = {
+        "input_shape": list(images.shape[1:]),
+        "class_names": splits.get("class_names", [str(number) for number in range(len(labels.unique()))]),
+        "mean": [round(value, 4) for value in means.tolist()],
+        "std": [max(round(value, 4), SMALLEST_STD) for value in stds.tolist()],
+    }
+    facts = {fact: value if stated[fact] is None else stated[fact] for fact, value in found.items()}
+    check_splits(name, splits, facts["input_shape"], facts["class_names"])
+    return json.dumps(facts)
+
+
 def check_splits(
-    name: str, splits: Mapping[str, Split], input_shape: tuple[int, ...], num_classes: int
+    name: str, splits: Mapping[str, Any], input_shape: Sequence[int], class_names: Sequence[str]
 ) -> None:
     """Compare what the source of data set `name` returned with what is stated of it.
 
     Raises:
         DataError: with every difference.
     """
-    if not isinstance(splits, Mapping):
-        raise DataError(f"the source of {name} returns a {type(splits).__name__}, not train and test images")
+    found = {part: splits[part] for part in ("train", "val", "test") if part in splits}
     differences = [
-        f"there are no {part} images" for part in ("train", "test") if not len(splits.get(part, [[]])[0])
+        f"there are no {part} images" for part in ("train", "test") if not len(found.get(part, [[]])[0])
     ]
-    for part, (images, labels) in splits.items():
+    names = list(splits.get("class_names", class_names))
+    if names != list(class_names):
+        differences.append(f"its classes are {', '.join(names)} instead of {', '.join(class_names)}")
+    for part, (images, labels) in found.items():
         differences += _compare_images(part, images, input_shape)
-        differences += _compare_labels(part, labels, num_classes)
+        differences += _compare_labels(part, labels, len(class_names))
         if len(images) != len(labels):
             differences.append(f"there are {len(images):,} {part} images and {len(labels):,} labels")
     if differences:
         raise DataError(f"{name} is not as its settings state: {'; '.join(differences)}")
 
 
-def _compare_images(part: str, images: Tensor, input_shape: tuple[int, ...]) -> Iterator[str]:
+def _compare_images(part: str, images: Tensor, input_shape: Sequence[int]) -> Iterator[str]:
     if images.dtype != torch.uint8:
         yield f"{part} images are {images.dtype} instead of torch.uint8"
     found, stated = (" x ".join(map(str, shape)) for shape in (images.shape[1:], input_shape))

@@ -205,6 +205,7 @@ def test_nothing_is_written_to_the_data_folder_that_a_checkpoint_names(
     named.mkdir(parents=True)
     trained = load_trained(colours.checkpoint)
     trained.data.root = str(tmp_path / "named")
+    trained.config["data"]["source"]["_target_"] = "cnn_lab.sources.idx.read_idx"
     trained.data.source = functools.partial(read_idx, dataset="FashionMNIST")
     own = tmp_path / "project" / "data" / "FashionMNIST" / "raw"
     with pytest.raises(DataError, match=rf"is not in {re.escape(str(own))} and could not be downloaded"):

@@ -18,6 +18,7 @@ from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml
 from cnn_lab.settings.config import PROJECT, check_config, flatten
 from cnn_lab.settings.meaning import MEANINGS, meaning_of
 from cnn_lab.settings.typed import parse
+from cnn_lab.sources.download import DOWNLOADED
 from cnn_lab.terminal.screen import shorten
 
 CHANGEABLE = ("length", "hardware", "showing", "place")  # all else is what the run is
@@ -47,9 +48,10 @@ def plan_resume(
     for key, value in changes.items():
         OmegaConf.update(config, key, value)
     settings = check_config(OmegaConf.to_container(config))  # type: ignore[arg-type]
-    root = settings["data"].get("root")
-    if root and "data.root" not in changes and not Path(root).is_dir():  # nothing is made where it points
-        settings["data"]["root"] = str(PROJECT / "data")
+    data = settings["data"]
+    is_gone = data.get("root") and not Path(data["root"]).exists()
+    if is_gone and "data.root" not in changes and data["source"]["_target_"] in DOWNLOADED:
+        data["root"] = str(PROJECT / "data")  # nothing is made where a run points
     _check_worth(run_dir, settings, earlier, [key for key in changes if meaning_of(key) == "length"])
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     typed = [item for item in overrides if not item.startswith(("resume=", "output_dir=", "trust="))]

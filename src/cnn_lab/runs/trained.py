@@ -16,7 +16,7 @@ from cnn_lab.errors import ConfigError, DataError, printable
 from cnn_lab.model import CNN
 from cnn_lab.runs.checkpoints import describe_version, first_line, load_checkpoint
 from cnn_lab.settings.config import PROJECT
-from cnn_lab.sources.download import refuse_downloads
+from cnn_lab.sources.download import DOWNLOADED, refuse_downloads
 from cnn_lab.terminal.logs import claim_lightning_logs
 from cnn_lab.trainer import tune_cpu
 
@@ -58,15 +58,16 @@ class Trained:
     def load_data(self, download: bool = True) -> Any:
         """The data module with its images in memory; nothing is written to where the config points.
 
-        They are read from the run's `data.root` if they are all there, else from the project's own data
-        folder, which is also where they are downloaded to, unless that is not wished.
+        They are read from the run's `data.root` if they are all there, else those that can be downloaded
+        from the project's own data folder, which is also where they are downloaded to, unless that is not
+        wished.
 
         Raises:
             DataError: when the images cannot be had, or are damaged.
         """
         data, own = self.data, str(PROJECT / "data")
         data.num_workers = 0
-        if data.root not in (None, own):
+        if data.root not in (None, own) and self.config["data"]["source"]["_target_"] in DOWNLOADED:
             with contextlib.suppress(DataError), refuse_downloads():
                 data.setup("test")
                 return data

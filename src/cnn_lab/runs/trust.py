@@ -155,6 +155,6 @@ def list_targets() -> dict[tuple[str, ...], set[str]]:
     for group in (*GROUPS, "logger"):
         for file in (PROJECT / "conf" / group).glob("*.yaml"):
             for path, value in walk_plain(yaml.load(file.read_bytes(), YAML_LOADER)):  # noqa: S506
-                if path[-1] == "_target_" and value != MISSING:
+                if path[-1] == "_target_" and value not in (None, MISSING):
                     found.setdefault((group, *path), set()).add(value)
     return found

@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from cnn_lab.errors import ConfigError, suggest
-from cnn_lab.settings.data import check_data
+from cnn_lab.settings.data import check_data, complete_data
 from cnn_lab.settings.groups import check_group, list_nodes, read_parameters, show
 from cnn_lab.shapes import plan_cnn, plan_resnet
 
@@ -22,6 +22,7 @@ GROUPS = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 PLANS = {"cnn_lab.model.CNN": plan_cnn, "cnn_lab.model.ResNet": plan_resnet}
 OWN = ("metrics", "callbacks")  # nodes of any names, each with a _target_
 MEASURED = ("loss", "accuracy")  # whatever is configured
+STAND_IN = (1, 32, 32)  # for an input shape that is found later
 
 
 @dataclass
@@ -100,6 +101,7 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: for the first key that is unknown, missing, of a wrong type or out of range, for settings
             that do not go together, and for a network that cannot be built.
+        DataError: for images that had to be looked at, and are not as they should be.
     """
     plain = _resolve(config)
     for group, node, target in _list_nodes(plain):
@@ -107,11 +109,17 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     _check_length(plain["trainer"])
     if not plain["output_dir"]:
         raise ConfigError("output_dir= is empty: give a folder, as in output_dir=outputs")
-    check_data(plain["data"], PROJECT / "data", is_typed=isinstance(config, DictConfig))
+    is_typed = isinstance(config, DictConfig)
+    has_images = not (is_typed and plain["resume"])  # else they are those of the run that goes on
+    if has_images:
+        check_data(plain["data"], PROJECT / "data", is_typed)
     _check_monitors(plain)
     _make_absolute(plain, "output_dir")
     _make_absolute(plain["data"], "root")
     _check_network(plain["model"], plain["data"])
+    if has_images:  # so late, since a mistake in what was typed should not wait for images
+        complete_data(plain["data"])
+        _check_network(plain["model"], plain["data"])
     return plain
 
 
@@ -216,14 +224,17 @@ def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Whether the network fits its images, as far as that is known without building it."""
     if model["_target_"] not in PLANS or "input_shape" not in data or "class_names" not in data:
         return
-    if len(data["input_shape"]) != 3:
-        raise ConfigError(
-            f"data.input_shape={show(data['input_shape'])} must be channels, height, width, as in [1,28,28]"
-        )
-    if len(data["class_names"]) < 2:
-        raise ConfigError(f"data.class_names={show(data['class_names'])} must name two classes at least")
+    shape, names = data["input_shape"], data["class_names"]
+    if shape is not None and len(shape) != 3:
+        raise ConfigError(f"data.input_shape={show(shape)} must be channels, height, width, as in [1,28,28]")
+    if names is not None and len(names) < 2:
+        raise ConfigError(f"data.class_names={show(names)} must name two classes at least")
     settings = {name: value for name, value in model.items() if not name.startswith("_")}
     if set(settings) != set(read_parameters("model", model["_target_"]) or ()):
         return  # a setting was taken out with ~; the class has a default for it, and checks the rest
-    num_classes = len(data.get("classes") or data["class_names"])
-    PLANS[model["_target_"]](**settings, input_shape=data["input_shape"], num_classes=num_classes)
+    num_classes = len(data.get("classes") or names or STAND_IN)
+    try:
+        PLANS[model["_target_"]](**settings, input_shape=shape or STAND_IN, num_classes=num_classes)
+    except ConfigError as error:
+        if shape or not str(error).startswith("model: "):  # else it is about sizes that are not known yet
+            raise

@@ -8,24 +8,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.errors import ConfigError, suggest
+from cnn_lab.errors import ConfigError, printable, suggest
 from cnn_lab.settings.signatures import read_signature
+
+IMAGES = "cnn_lab.data.ImageDataModule"
+FACTS = ("input_shape", "class_names", "mean", "std")  # which may be null, and are then found
 
 
 def check_data(data: dict[str, Any], own: Path, is_typed: bool) -> None:
-    """Check what the settings of the images say together; `classes` become texts.
+    """Check what the settings of the images say together, as far as that is known without reading any.
+
+    A name that is null becomes that of the images' place, and `classes` become texts.
 
     Args:
         own: the project's folder of data, which need not be there.
-        is_typed: whether a folder that is given has to be.
+        is_typed: whether the place of the images has to be there, and what is null can be found in them.
 
     Raises:
         ConfigError: for a source that is no function or does not fit its folder, for less than two classes,
             and for a class or a fold that there is not.
     """
-    if data["_target_"] != "cnn_lab.data.ImageDataModule":
+    if data["_target_"] != IMAGES:
         return
     _check_source(data, own, is_typed)
+    if data["name"] is None:
+        place = Path(data["root"] or data["source"]["_target_"]).expanduser().absolute()
+        data["name"] = printable(place.stem if place.is_file() else place.name) or "images"
+    for fact in FACTS if not is_typed else ():
+        if data[fact] is None:
+            raise ConfigError(f"data.{fact} is null: a stored config states what was found of the images")
     if data.get("classes") is not None:
         data["classes"] = [str(name) for name in data["classes"]]
         _check_classes(data)
@@ -34,6 +45,22 @@ def check_data(data: dict[str, Any], own: Path, is_typed: bool) -> None:
         raise ConfigError(
             f"data.fold={fold} is out of range: with data.folds={folds} there are 0 to {folds - 1}"
         )
+
+
+def complete_data(data: dict[str, Any]) -> None:
+    """Find what is null of the images' shape, classes, mean and std in the images.
+
+    Raises:
+        ConfigError: for a class that there is not.
+        DataError: for images that are not what is stated.
+    """
+    if data["_target_"] != IMAGES or all(data[fact] is not None for fact in FACTS):
+        return
+    from cnn_lab.datasets import find_facts
+
+    data |= find_facts(data)
+    if data.get("classes") is not None:
+        _check_classes(data)
 
 
 def _check_source(data: Mapping[str, Any], own: Path, is_typed: bool) -> None:
@@ -48,19 +75,19 @@ def _check_source(data: Mapping[str, Any], own: Path, is_typed: bool) -> None:
         raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
     if root is None and parameters and "root" in parameters and parameters["root"].required:
         raise ConfigError(f"data.root is missing: {source['_target_']} needs the folder of the images")
-    if is_typed and root and root != str(own) and not Path(root).expanduser().is_dir():
-        raise ConfigError(f"data.root={root} is no folder; make it first, or leave it out")
+    if is_typed and root and root != str(own) and not Path(root).expanduser().exists():
+        raise ConfigError(f"data.root={root} does not exist: give the place of the images")
 
 
 def _check_classes(data: Mapping[str, Any]) -> None:
     chosen, names = data["classes"], data["class_names"]
     key = f"data.classes=[{','.join(chosen)}]"
-    for name in chosen:
+    for name in chosen if names else ():
         if name not in names:
             near, known = suggest(name, names), ", ".join(names)
             raise ConfigError(f"{key}: {data['name']} has no class '{name}'{near} (there are {known})")
     if len(chosen) < 2:
-        raise ConfigError(f"{key} must name two classes at least, as in data.classes=[{','.join(names[:2])}]")
+        raise ConfigError(f"{key} must name two classes at least")
     for name, times in Counter(chosen).items():
         if times > 1:
             raise ConfigError(f"{key} names the class {name} twice")

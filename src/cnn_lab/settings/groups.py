@@ -32,7 +32,9 @@ def list_nodes(group: str, node: Any) -> Iterator[tuple[str, dict[str, Any], str
         ConfigError: for a group without one.
     """
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise ConfigError(f"{group} has no _target_: name the class that it configures")
+        raise ConfigError(
+            f"{group} has no _target_: name what it configures, as in {group}._target_=MODULE.NAME"
+        )
     yield group, node, node["_target_"]
     for name, value in node.items():
         if isinstance(value, dict) and "_target_" in value:
@@ -46,6 +48,9 @@ def check_group(group: str, node: Mapping[str, Any], target: str) -> None:
         ConfigError: for the first setting that is unknown, missing, of a wrong type or out of range.
     """
     parameters = read_parameters(group, target)
+    if group == "data" and parameters is not None and isinstance(node.get("source"), dict):
+        source = node["source"].get("_target_")  # which is given what it takes
+        parameters = {**((source and read_parameters("data.source", source)) or {}), **parameters}
     for name, value in node.items():
         if name in OF_HYDRA:
             continue

@@ -18,6 +18,8 @@ RANGES = {
     "data.val_size": "[0, inf)",
     "data.fold": "[0, inf)",
     "data.folds": "[2, 1000]",
+    "data.size": "[1, 100000]",
+    "data.test_share": "(0, 1)",
     "data.num_workers": "[0, 64]",
     "data.split_seed": "[0, inf)",
     "data.mean": "(-inf, inf)",

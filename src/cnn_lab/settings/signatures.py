@@ -163,6 +163,8 @@ def _describe(annotation: ast.expr) -> str:
             return " or ".join(_describe(option) for option in options)
         case ast.Subscript(value=ast.Name(id="tuple" | "Tuple"), slice=ast.Tuple(elts=items)):
             return f"a list like [{','.join(_describe(item) for item in items)}]"
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=options)):
+            return " or ".join(ast.unparse(option) for option in options)
         case ast.Subscript(value=ast.Name(id="list" | "List" | "Sequence" | "Iterable"), slice=item):
             return f"a list of {_describe(item)}"
         case _:

@@ -12,13 +12,31 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnn_lab.errors import DataError
+from cnn_lab.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
+DOWNLOADED = (  # the sources whose files can be had again
+    "cnn_lab.sources.idx.read_idx", "cnn_lab.sources.idx.read_emnist", "cnn_lab.sources.cifar.read_cifar10",
+)  # fmt: skip
 DOWNLOAD_STALL = 10  # seconds without a byte after which a connection is given up
 DOWNLOAD_PAUSES = (0.5, 2)  # seconds before all mirrors are asked again, and once more
 _may_download = contextvars.ContextVar("may_download", default=True)
+
+
+def find_place(root: str | Path) -> Path:
+    """The path of images that cannot be downloaded.
+
+    Raises:
+        ConfigError: when there is nothing.
+    """
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            f"data.root={root} does not exist: if the images were moved, put a link to them there, or go on "
+            "with the run with another data.root"
+        )
+    return path
 
 
 @contextlib.contextmanager

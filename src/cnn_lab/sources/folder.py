@@ -1,0 +1,144 @@
+"""One's own pictures, in folders that are named after their classes."""
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from cnn_lab.datasets import Split, stratified_split
+from cnn_lab.errors import UNPRINTABLE, ConfigError, DataError, printable, suggest
+from cnn_lab.sources.download import find_place
+from cnn_lab.sources.pictures import Picture, explain_damage, list_suffixes, read_pictures, show_note
+
+
+@functools.lru_cache(maxsize=1)  # the runs of a sweep read it once
+def read_folder(
+    root: str | Path,
+    size: int | tuple[int, int] | None = None,
+    channels: Literal[1, 3] | None = None,
+    test_share: float = 0.2,
+    skip_broken: bool = False,
+    split_seed: int = 0,
+) -> dict[str, Any]:
+    """Pictures of every format, size and colour that Pillow reads.
+
+    Nothing outside of the folder is read: links that lead out, and links to folders, are not followed.
+
+    Args:
+        root: holds `train` and perhaps `test` and `val`, each with a folder for each class, or such folders
+            alone.
+        size: height and width of the images, or the side of square ones, that each picture is scaled to, and
+            cropped; None for that of the pictures, if they have one.
+        channels: 1 for gray, 3 for colour; None for colour where there is a picture that has some.
+        test_share: of the pictures of each class that become test images, where there is no `test`.
+        skip_broken: leave out pictures that cannot be read, and say how many.
+        split_seed: chooses the test images.
+
+    Raises:
+        ConfigError: for a folder without pictures or with one class, for classes that `train` lacks, for
+            names that cannot be printed, and for pictures of different sizes without `size`.
+        DataError: for a picture that cannot be read.
+    """
+    home, left_out = find_place(root), []
+    if not home.is_dir():
+        raise ConfigError(f"data.root={root} is no folder")
+    parts = {part: home / part for part in ("train", "val", "test")}
+    parts = {part: path for part, path in parts.items() if _is_own_folder(path)}
+    if "train" not in parts:
+        parts = {"train": home}
+    found = {part: _list_classes(path, home, left_out) for part, path in parts.items()}
+    names = sorted((name for name, own in found["train"].items() if own), key=_order_naturally)
+    _check_classes(home, found, names, left_out)
+    listed = [
+        (part, label, picture)
+        for part, classes in found.items()
+        for label, name in enumerate(names)
+        for picture in classes.get(name, ())
+    ]
+    shape = (size, size) if isinstance(size, int) else size and tuple(size)
+    images, is_broken = read_pictures(home, [picture for *_, picture in listed], shape, channels)
+    if count := int(is_broken.sum()):
+        path = Path(home, listed[is_broken.argmax()][2].path)
+        if not skip_broken:
+            raise DataError(
+                f"{printable(str(path))} cannot be read: {explain_damage(path)}. Mend it, delete it, or type "
+                f"data.skip_broken=true to leave out the {count:,} of {len(listed):,} pictures of that kind"
+            )
+        show_note(f"{count:,} of {len(listed):,} pictures are left out, since they cannot be read")
+    labels = np.array([label for _, label, _ in listed])
+    belongs = np.array([part for part, *_ in listed])
+    chosen = {part: np.flatnonzero((belongs == part) & ~is_broken) for part in parts}
+    if "test" not in parts:
+        train = chosen["train"]
+        rest, test = stratified_split(labels[train], max(1, round(test_share * len(train))), split_seed)
+        chosen |= {"train": train[rest], "test": train[test]}
+    splits = {part: Split(_take(images, own), torch.from_numpy(labels[own])) for part, own in chosen.items()}
+    return {**splits, "class_names": names}
+
+
+def _take(images: np.ndarray, indices: np.ndarray) -> torch.Tensor:
+    """These images, without a copy where they follow one another."""
+    start, stop = (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
+    return torch.from_numpy(images[start:stop] if stop - start == len(indices) else images[indices])
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _list_classes(folder: Path, home: Path, left_out: list[str]) -> dict[str, list[Picture]]:
+    """The pictures of each class, which may lie in folders inside of its own, in the order of their paths."""
+    suffixes, real_home = list_suffixes(), home.resolve()
+    classes: dict[str, list[Picture]] = {}
+    waiting = [(str(folder), "")]
+    for place, name in waiting:  # it grows
+        with os.scandir(place) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                is_link = entry.is_symlink()
+                if is_link and (entry.is_dir() or not Path(entry.path).resolve().is_relative_to(real_home)):
+                    left_out.append(entry.path)
+                elif entry.is_dir():
+                    classes.setdefault(name or entry.name, [])
+                    waiting.append((entry.path, name or entry.name))
+                elif name and f".{entry.name.rpartition('.')[2].lower()}" in suffixes and entry.is_file():
+                    status, path = entry.stat(), entry.path[len(str(home)) + 1 :]
+                    classes[name].append(Picture(path, status.st_size, status.st_mtime_ns))
+    return classes
+
+
+def _check_classes(
+    home: Path, found: dict[str, dict[str, list[Picture]]], names: list[str], left_out: list[str]
+) -> None:
+    """Refuse what would make no data set, or a record that cannot be read."""
+    where = f"data.root={printable(str(home))}"
+    links = f"; {len(left_out):,} links that lead elsewhere are not followed" if left_out else ""
+    for part, name in ((part, name) for part, classes in found.items() for name in classes):
+        if UNPRINTABLE.search(name) or "${" in name:
+            raise ConfigError(f"{where}: the folder {printable(name)} cannot name a class: rename it")
+        if part == "train" and names and name not in names:
+            raise ConfigError(
+                f"{where}: the folder {name} has no pictures: put some there or delete it{links}"
+            )
+        if found[part][name] and name not in names:
+            near, known = suggest(name, names), ", ".join(names)
+            raise ConfigError(
+                f"{where}: {part}/{name} is a class that train/ lacks{near} (it has {known}){links}"
+            )
+    if len(names) < 2:
+        there_are = f"one class, {names[0]}" if names else "no pictures"
+        raise ConfigError(
+            f"{where} has {there_are}: it needs a folder of pictures for each class, of two or more, in "
+            f"train/ and test/ or as they are{links}"
+        )
+
+
+def _order_naturally(name: str) -> list[tuple[bool, int, str]]:
+    """As text, but digits by the number that they are: "2" is before "10"."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

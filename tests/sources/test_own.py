@@ -1,0 +1,307 @@
+"""Images that somebody brings along: arrays, a function, pictures in folders."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnn_lab.datasets import read_source
+from cnn_lab.errors import CnnLabError
+from cnn_lab.settings.config import PROJECT, check_config
+from cnn_lab.sources.folder import read_folder
+from conftest import compose_config, only_run, read_result, run_script, train_command
+
+GENERATOR = np.random.default_rng(0)
+BYTES = GENERATOR.integers(256, size=(30, 8, 9, 3), dtype=np.uint8)
+LABELS = np.arange(30) % 3
+ARRAYS = {"x_train": BYTES, "y_train": LABELS, "x_test": BYTES[:9], "y_test": LABELS[:9, None]}
+CLASSES = ["class 2", "class 10", "été", "red"]
+FAST = ["trainer.accelerator=cpu", "trainer.max_epochs=2", "model.channels=[4,4]", "optimizer.lr=0.01", "data.batch_size=8"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where pictures are kept, in place of the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    read_folder.cache_clear()
+    return tmp_path / "cache" / "cnn-lab"
+
+
+def check(data: str, root: Path, *typed: str) -> dict[str, Any]:
+    """The data settings that a command would have, or the message that it would end with."""
+    return check_config(compose_config(f"data={data}", f"data.root={root}", *typed))["data"]
+
+
+def refuse(data: str, root: Path, *typed: str) -> str:
+    with pytest.raises(CnnLabError) as caught:
+        check(data, root, *typed)
+    return str(caught.value).replace(f"data.root={root}", "ROOT").replace(str(root), "ROOT")
+
+
+def write_arrays(path: Path, **changes: Any) -> Path:
+    np.savez(path, **{key: value for key, value in (ARRAYS | changes).items() if value is not None})
+    return path
+
+
+def test_facts_are_found_from_arrays_and_stay_where_they_are_typed(tmp_path: Path) -> None:
+    path = write_arrays(tmp_path / "shapes.npz")
+    found = check("arrays", path, "data.std=[0.1,0.2,0.3]")
+    assert (found["name"], found["input_shape"], found["class_names"]) == (
+        "shapes",
+        [3, 8, 9],
+        ["0", "1", "2"],
+    )
+    assert found["mean"] == pytest.approx(BYTES.mean(axis=(0, 1, 2)) / 255, abs=6e-5)
+    assert found["std"] == [0.1, 0.2, 0.3]
+    assert check("arrays", path)["std"] == pytest.approx(BYTES.std(axis=(0, 1, 2)) / 255, abs=6e-5)
+    assert (
+        check_config(check_config(compose_config("data=arrays", f"data.root={path}")))["data"]["name"]
+        == "shapes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_test": None}, "ROOT has no y_test (there are x_train, y_train, x_test)"),
+        ({"x_train": BYTES / 255}, "own: train images are float64; give bytes from 0 to 255, as "),
+        ({"x_train": BYTES[..., 0, 0]}, "own: train images are 30 x 8; give n x height x width, or "),
+        ({"x_test": BYTES[:9, :3]}, "own: test images are 9 x 3 x 9 x 3; give n x height x width, or "),
+        ({"y_train": LABELS / 1}, "own: train labels are float64; give whole numbers from 0"),
+        ({"y_train": np.eye(3, dtype=int)[LABELS]}, "own: train labels are 30 x 3; give one number an image: labels.argmax(axis=1)"),
+        ({"y_test": LABELS[:9] + 1}, "own is not as its settings state: test labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2"),
+        ({"y_train": LABELS[1:]}, "own is not as its settings state: there are 30 train images and 29 labels"),
+        ({"x_train": BYTES.astype(object)}, "ROOT is no file of numbers as numpy.savez writes one"),
+    ],
+)  # fmt: skip
+def test_arrays_that_are_none_of_images_get_one_message(changes: dict, message: str, tmp_path: Path) -> None:
+    found = refuse("arrays", write_arrays(tmp_path / "own.npz", **changes))
+    assert found == message or (message.endswith(" ") and found.startswith(message))
+
+
+def test_a_class_that_the_arrays_lack(tmp_path: Path) -> None:
+    path = write_arrays(tmp_path / "own.npz")
+    assert check("arrays", path, "data.classes=[2,0]")["classes"] == ["2", "0"]
+    assert refuse("arrays", path, "data.classes=[2,3]") == (
+        "data.classes=[2,3]: own has no class '3' (there are 0, 1, 2)"
+    )
+    assert refuse("arrays", tmp_path / "nothing.npz").startswith("ROOT does not exist")
+    assert refuse("arrays", tmp_path / "nothing.npz", "model.pool=maxi").startswith("ROOT does not exist")
+    (tmp_path / "bad.npz").write_text("what nobody looks at before the rest is checked")
+    assert refuse("arrays", tmp_path / "bad.npz", "model.pool=maxi").startswith(
+        "model.pool=maxi is not an option"
+    )
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 3, 1, 2)])
+def test_channels_are_found_on_the_second_or_the_last_axis(axes: tuple[int, ...]) -> None:
+    found = read_source(lambda: {"train": (BYTES.transpose(axes), LABELS)}, None, "own")["train"]
+    assert torch.equal(found.images, torch.from_numpy(BYTES.transpose(0, 3, 1, 2)))
+    gray = read_source(lambda: {"train": (BYTES[..., 0], LABELS.astype(np.uint8))}, None, "own")["train"]
+    assert gray.images.shape == (30, 1, 8, 9)
+    assert gray.labels.dtype == torch.int64
+
+
+def test_the_function_that_readme_shows_is_a_data_set(tmp_path: Path) -> None:
+    text = (PROJECT / "README.md").read_text()
+    (tmp_path / "my_data.py").write_text(re.search(r"```python\n(# my_data.py\n.*?)```", text, re.DOTALL)[1])
+    command = re.search(r"python scripts/train.py (data=own .*)", text)[1].split()
+    places = [
+        f"output_dir={tmp_path}",
+        "trainer.accelerator=cpu",
+        "trainer.max_epochs=2",
+        "pictures.enabled=false",
+    ]
+    done = train_command(
+        *command,
+        *places,
+        cwd=tmp_path,
+        fresh=True,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    result = read_result(only_run(tmp_path))
+    assert result["dataset"] == {"name": "my_data.read", "sizes": {"train": 900, "val": 100, "test": 200}}
+    assert result["test/accuracy"] > 0.9
+
+
+def draw(label: int, height: int = 12, width: int = 16) -> Image.Image:
+    """Noise that is bright in the channel of its class, or for the last one in the middle."""
+    pixels = GENERATOR.integers(0, 80, size=(height, width, 3), dtype=np.uint8)
+    pixels[..., label] += 150
+    return Image.fromarray(pixels)
+
+
+def write_pictures(folder: Path, count: int, classes: list[str] = CLASSES[:3], **size: int) -> Path:
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            draw(label, **size).save(folder / name / f"{number}.{('png', 'bmp', 'tiff')[number % 3]}")
+    return folder
+
+
+def test_pictures_of_every_layout_are_read(tmp_path: Path) -> None:
+    alone = write_pictures(tmp_path / "alone", 10)
+    found = check("folder", alone)
+    assert (found["name"], found["class_names"], found["input_shape"]) == ("alone", CLASSES[:3], [3, 12, 16])
+    splits = read_folder(str(alone))
+    assert splits["train"].labels.bincount().tolist() == [8, 8, 8]
+    assert splits["test"].labels.bincount().tolist() == [2, 2, 2]
+    for part in ("train", "test"):
+        assert torch.equal(splits[part].images.float().mean(dim=(2, 3)).argmax(dim=1), splits[part].labels)
+    other = read_folder(str(alone), split_seed=1, size=6, channels=1)
+    assert other["test"].images.shape == (6, 1, 6, 6)
+    for part, count in {"train": 4, "val": 2, "test": 1}.items():
+        write_pictures(tmp_path / "parts" / part, count)
+    parts = read_folder(str(tmp_path / "parts"))
+    assert {part: len(parts[part].labels) for part in ("train", "val", "test")} == {
+        "train": 12,
+        "val": 6,
+        "test": 3,
+    }
+    shutil.rmtree(tmp_path / "parts" / "test")
+    read_folder.cache_clear()
+    assert len(read_folder(str(tmp_path / "parts"))["test"].labels) == 2
+
+
+def test_pictures_become_upright_bytes_of_one_size(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_pictures(tmp_path / part, 3, ["a", "b"])
+    deep = np.arange(0, 65536, 512, dtype=np.uint16).reshape(8, 16)
+    Image.fromarray(deep).save(tmp_path / "train" / "a" / "a16bits.png")
+    quarters = Image.new("L", (16, 16))
+    quarters.paste(255, (0, 0, 16, 8))  # bright above
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned to the right
+    quarters.rotate(90).save(tmp_path / "train" / "a" / "b.png", exif=turned)
+    Image.new("RGBA", (8, 8), (9, 9, 9, 0)).save(tmp_path / "train" / "a" / "c.webp", lossless=True)
+    Image.new("L", (300, 100), 200).save(tmp_path / "train" / "a" / "d.jpg")
+    images = read_folder(str(tmp_path), size=(8, 16), channels=1)["train"].images
+    assert np.array_equal(images[3, 0], deep >> 8)
+    assert images[4, 0, :3].min() > 250
+    assert images[4, 0, -3:].max() < 5
+    assert images[5].min() == 255  # transparent, on white
+    assert abs(images[6].float() - 200).max() < 3
+
+
+def test_pictures_are_decoded_once_and_anew_when_they_change(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_pictures(tmp_path / "pictures", 5)
+    first = read_folder(str(folder))
+    (kept,) = cache.iterdir()
+    read_folder.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", lambda *_, **__: pytest.fail("a picture is opened"))
+        again = read_folder(str(folder))
+    assert all(
+        torch.equal(*pair)
+        for part in ("train", "test")
+        for pair in zip(first[part], again[part], strict=True)
+    )
+    draw(2).save(folder / CLASSES[0] / "0.png")
+    kept_before = kept.read_bytes()
+    for damage in (lambda: None, lambda: kept.write_bytes(kept_before[:2_000])):
+        damage()
+        read_folder.cache_clear()
+        changed = read_folder(str(folder))["train"].images
+        assert sum(not torch.equal(*pair) for pair in zip(changed, first["train"].images, strict=True)) <= 1
+        assert list(cache.iterdir()) == [kept]
+        assert kept.read_bytes() != kept_before
+
+
+def test_folders_that_make_no_data_set_get_one_message(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "empty").mkdir(parents=True)
+    needs = "it needs a folder of pictures for each class, of two or more, in train/ and test/ or as they are"
+    assert refuse("folder", root) == f"ROOT has no pictures: {needs}"
+    write_pictures(root, 3, ["cat"])
+    assert refuse("folder", root) == "ROOT: the folder empty has no pictures: put some there or delete it"
+    (root / "empty").rmdir()
+    assert refuse("folder", root) == f"ROOT has one class, cat: {needs}"
+    (root / "dog").symlink_to(write_pictures(tmp_path / "other", 1, ["dog"]) / "dog")
+    assert (
+        refuse("folder", root)
+        == f"ROOT has one class, cat: {needs}; 1 links that lead elsewhere are not followed"
+    )
+    (root / "dog").unlink()
+    write_pictures(root, 1, ["dog"], width=20)
+    assert refuse("folder", root) == (
+        "the pictures in ROOT have 2 different sizes: type data.size=[12,16], say, the height and width of 3 of them"
+    )
+    assert check("folder", root, "data.size=10")["input_shape"] == [3, 10, 10]
+    (root / "\x1b[2Jbird").mkdir()
+    assert refuse("folder", root) == "ROOT: the folder [2Jbird cannot name a class: rename it"
+    (root / "\x1b[2Jbird").rmdir()
+    write_pictures(root / "train", 3, ["cat", "dog"])
+    write_pictures(root / "test", 3, ["cat", "dgo"])
+    assert (
+        refuse("folder", root)
+        == "ROOT: test/dgo is a class that train/ lacks; did you mean 'dog'? (it has cat, dog)"
+    )
+    assert refuse("folder", root / "dog" / "0.png") == "ROOT is no folder"
+
+
+def write_bomb(path: Path) -> None:
+    """A picture of 200 million pixels in a few bytes."""
+    Image.new("1", (20_000, 10_000)).save(path)
+
+
+def test_broken_pictures_are_named_or_left_out_and_bombs_are_broken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_pictures(tmp_path / "root", 4)
+    assert (
+        sum(
+            map(len, [split.labels for split in (read_folder(str(root))[part] for part in ("train", "test"))])
+        )
+        == 12
+    )
+    path = root / CLASSES[0] / "0.png"
+    path.write_bytes(path.read_bytes()[:-60])
+    write_bomb(root / CLASSES[1] / "bomb.png")
+    assert re.fullmatch(
+        r"ROOT/class 2/0\.png cannot be read: .*truncated.*\. Mend it, delete it, or type data\.skip_broken=true to leave "
+        "out the 2 of 13 pictures of that kind",
+        refuse("folder", root),
+    )
+    splits = read_folder(str(root), skip_broken=True)
+    assert sum(len(splits[part].labels) for part in ("train", "test")) == 11
+    assert capsys.readouterr().err == "2 of 13 pictures are left out, since they cannot be read\n"
+    path.unlink()
+    assert "class 10/bomb.png cannot be read: Image size (200000000 pixels) exceeds limit" in refuse(
+        "folder", root
+    )
+
+
+def test_every_script_works_with_pictures_in_folders(tmp_path: Path) -> None:
+    root = tmp_path / "Colours"
+    for part, count in {"train": 20, "val": 4, "test": 5}.items():
+        write_pictures(root / part, count)
+    places = [f"data.root={root}", f"output_dir={tmp_path}"]
+    done = train_command("-m", "data=folder", "seed=0,1", *places, *FAST)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    runs = sorted(path.parent for path in sweep.glob("*/result.json"))
+    expected = {"name": "Colours", "sizes": {"train": 60, "val": 12, "test": 15}}
+    assert [read_result(run)["dataset"] for run in runs] == [expected] * 2
+    shutil.move(root, tmp_path / "moved")
+    gone = run_script("evaluate.py", str(runs[0]))
+    assert (gone.returncode, gone.stderr.count("\n")) == (2, 1)
+    assert (
+        f"data.root={root} does not exist: if the images were moved, put a link to them there" in gone.stderr
+    )
+    resumed = train_command(f"resume={runs[0]}", f"data.root={tmp_path / 'moved'}", "trainer.max_epochs=3")
+    assert resumed.returncode == 0, resumed.stderr
+    root.symlink_to(tmp_path / "moved")
+    measured = run_script("evaluate.py", str(runs[0]))
+    assert "15 test images of Colours" in measured.stdout
+    assert re.search("class 10 +100.00%", measured.stdout)
+    exported = run_script("export.py", str(runs[0]), "--format", "torch")
+    assert "Checked on 15 test images of Colours" in exported.stdout
