@@ -70,13 +70,13 @@ MISTAKES = {
     "trainer.max_epochs=0": "trainer.max_epochs=0 is out of range: it must be at least 1, or -1 for no limit",
     "data.root=.": "data.root=. has no use: cnn_lab.sources.idx.read_mnist reads no folder; leave it out",
     "data=fashion_mnist data.root=null": (
-        "data.root is missing: cnn_lab.sources.idx.read_idx needs the folder of the images"
+        "data.root is missing: cnn_lab.sources.idx.read_idx needs the place of the images"
     ),
     "data=fashion_mnist data.classes=[shirt,Bag]": (
         "data.classes=[shirt,Bag]: Fashion-MNIST has no class 'shirt'; did you mean 'Shirt'? (there are T-shirt/top, "
         "Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot)"
     ),
-    "data.classes=[3]": "data.classes=[3] must name two classes at least, as in data.classes=[0,1]",
+    "data.classes=[3]": "data.classes=[3] must name two classes at least",
     "data.classes=[3,8,3]": "data.classes=[3,8,3] names the class 3 twice",
     "data.fold=5": "data.fold=5 is out of range: with data.folds=5 there are 0 to 4",
     "model.kernel_sizes=[3,3,3]": (

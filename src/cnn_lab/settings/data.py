@@ -74,7 +74,7 @@ def _check_source(data: Mapping[str, Any], own: Path, is_typed: bool) -> None:
     if root is not None and parameters is not None and "root" not in parameters:
         raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
     if root is None and parameters and "root" in parameters and parameters["root"].required:
-        raise ConfigError(f"data.root is missing: {source['_target_']} needs the folder of the images")
+        raise ConfigError(f"data.root is missing: {source['_target_']} needs the place of the images")
     if is_typed and root and root != str(own) and not Path(root).expanduser().exists():
         raise ConfigError(f"data.root={root} does not exist: give the place of the images")
 

@@ -48,18 +48,19 @@ def check_group(group: str, node: Mapping[str, Any], target: str) -> None:
         ConfigError: for the first setting that is unknown, missing, of a wrong type or out of range.
     """
     parameters = read_parameters(group, target)
-    if group == "data" and parameters is not None and isinstance(node.get("source"), dict):
+    known = parameters
+    if group == "data" and known is not None and isinstance(node.get("source"), dict):
         source = node["source"].get("_target_")  # which is given what it takes
-        parameters = {**((source and read_parameters("data.source", source)) or {}), **parameters}
+        known = {**((source and read_parameters("data.source", source)) or {}), **known}
     for name, value in node.items():
         if name in OF_HYDRA:
             continue
         if name in list_supplied(group):
             raise ConfigError(describe_supplied(group, name))
-        if parameters is not None and name not in parameters:
-            raise ConfigError(describe_unknown(group, name, parameters, target))
+        if known is not None and name not in known:
+            raise ConfigError(describe_unknown(group, name, known, target))
         key = join(group, name)
-        _check_type(key, value, (parameters or {}).get(name), group)
+        _check_type(key, value, (known or {}).get(name), group)
         if key in RANGES:
             check_range(key, value, RANGES[key])
     for name, parameter in (parameters or {}).items():
