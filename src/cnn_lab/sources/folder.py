@@ -59,10 +59,13 @@ def read_folder(
         for label, name in enumerate(names)
         for picture in classes.get(name, ())
     ]
+    # Not class by class, since pictures and limits look at the first images; the same on every machine.
+    mixed = np.random.default_rng(0).permutation(len(listed))
+    listed = sorted((listed[index] for index in mixed), key=lambda item: item[0])
     shape = (size, size) if isinstance(size, int) else size and tuple(size)
     images, is_broken = read_pictures(home, [picture for *_, picture in listed], shape, channels)
     if count := int(is_broken.sum()):
-        path = Path(home, listed[is_broken.argmax()][2].path)
+        path = Path(home, min(listed[index][2].path for index in np.flatnonzero(is_broken)))
         if not skip_broken:
             raise DataError(
                 f"{printable(str(path))} cannot be read: {explain_damage(path)}. Mend it, delete it, or type "
