@@ -14,6 +14,7 @@ from PIL import Image
 from cnn_lab.datasets import read_source
 from cnn_lab.errors import CnnLabError
 from cnn_lab.settings.config import PROJECT, check_config
+from cnn_lab.sources import folder
 from cnn_lab.sources.folder import read_folder
 from conftest import compose_config, only_run, read_result, run_script, train_command
 
@@ -29,7 +30,7 @@ FAST = ["trainer.accelerator=cpu", "trainer.max_epochs=2", "model.channels=[4,4]
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where pictures are kept, in place of the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    read_folder.cache_clear()
+    folder._read_once.cache_clear()
     return tmp_path / "cache" / "cnn-lab"
 
 
@@ -167,7 +168,7 @@ def test_pictures_of_every_layout_are_read(tmp_path: Path) -> None:
         "test": 3,
     }
     shutil.rmtree(tmp_path / "parts" / "test")
-    read_folder.cache_clear()
+    folder._read_once.cache_clear()
     assert len(read_folder(str(tmp_path / "parts"))["test"].labels) == 2
 
 
@@ -194,24 +195,24 @@ def test_pictures_become_upright_bytes_of_one_size(tmp_path: Path) -> None:
 def test_pictures_are_decoded_once_and_anew_when_they_change(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_pictures(tmp_path / "pictures", 5)
-    first = read_folder(str(folder))
+    pictures = write_pictures(tmp_path / "pictures", 5)
+    first = read_folder(str(pictures))
     (kept,) = cache.iterdir()
-    read_folder.cache_clear()
+    folder._read_once.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", lambda *_, **__: pytest.fail("a picture is opened"))
-        again = read_folder(str(folder))
+        again = read_folder(str(pictures))
     assert all(
         torch.equal(*pair)
         for part in ("train", "test")
         for pair in zip(first[part], again[part], strict=True)
     )
-    draw(2).save(folder / CLASSES[0] / "0.png")
+    draw(2).save(pictures / CLASSES[0] / "0.png")
     kept_before = kept.read_bytes()
     for damage in (lambda: None, lambda: kept.write_bytes(kept_before[:2_000])):
         damage()
-        read_folder.cache_clear()
-        changed = read_folder(str(folder))["train"].images
+        folder._read_once.cache_clear()
+        changed = read_folder(str(pictures))["train"].images
         assert sum(not torch.equal(*pair) for pair in zip(changed, first["train"].images, strict=True)) <= 1
         assert list(cache.iterdir()) == [kept]
         assert kept.read_bytes() != kept_before
@@ -237,6 +238,7 @@ def test_folders_that_make_no_data_set_get_one_message(tmp_path: Path) -> None:
         "the pictures in ROOT have 2 different sizes: type data.size=[12,16], say, the height and width of 3 of them"
     )
     assert check("folder", root, "data.size=10")["input_shape"] == [3, 10, 10]
+    assert check("folder", root, "data.size=[10,11]")["input_shape"] == [3, 10, 11]
     (root / "\x1b[2Jbird").mkdir()
     assert refuse("folder", root) == "ROOT: the folder [2Jbird cannot name a class: rename it"
     (root / "\x1b[2Jbird").rmdir()
@@ -253,12 +255,6 @@ def test_broken_pictures_are_named_or_left_out_and_bombs_are_broken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_pictures(tmp_path / "root", 4)
-    assert (
-        sum(
-            map(len, [split.labels for split in (read_folder(str(root))[part] for part in ("train", "test"))])
-        )
-        == 12
-    )
     path = root / CLASSES[0] / "0.png"
     path.write_bytes(path.read_bytes()[:-60])
     bomb = root / CLASSES[1] / "bomb.png"

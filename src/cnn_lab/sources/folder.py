@@ -12,10 +12,9 @@ import torch
 from cnn_lab.datasets import Split, stratified_split
 from cnn_lab.errors import UNPRINTABLE, ConfigError, DataError, printable, suggest
 from cnn_lab.sources.download import find_place
-from cnn_lab.sources.pictures import Picture, explain_damage, list_suffixes, read_pictures, show_note
+from cnn_lab.sources.pictures import Picture, list_suffixes, read_pictures, show_note
 
 
-@functools.lru_cache(maxsize=1)  # the runs of a sweep read it once
 def read_folder(
     root: str | Path,
     size: int | tuple[int, int] | None = None,
@@ -43,6 +42,19 @@ def read_folder(
             names that cannot be printed, and for pictures of different sizes without `size`.
         DataError: for a picture that cannot be read.
     """
+    shape = (size, size) if isinstance(size, int) else size and tuple(size)
+    return _read_once(root, shape, channels, test_share, skip_broken, split_seed)
+
+
+@functools.lru_cache(maxsize=1)  # for all runs of a sweep
+def _read_once(
+    root: str | Path,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    test_share: float,
+    skip_broken: bool,
+    split_seed: int,
+) -> dict[str, Any]:
     home, left_out = find_place(root), []
     if not home.is_dir():
         raise ConfigError(f"data.root={root} is no folder")
@@ -62,19 +74,18 @@ def read_folder(
     # Not class by class, since pictures and limits look at the first images; the same on every machine.
     mixed = np.random.default_rng(0).permutation(len(listed))
     listed = sorted((listed[index] for index in mixed), key=lambda item: item[0])
-    shape = (size, size) if isinstance(size, int) else size and tuple(size)
-    images, is_broken = read_pictures(home, [picture for *_, picture in listed], shape, channels)
-    if count := int(is_broken.sum()):
-        path = Path(home, min(listed[index][2].path for index in np.flatnonzero(is_broken)))
+    images, problems = read_pictures(home, [picture for *_, picture in listed], size, channels)
+    if count := np.count_nonzero(problems):
+        path, problem = min((listed[index][2].path, problems[index]) for index in np.flatnonzero(problems))
         if not skip_broken:
             raise DataError(
-                f"{printable(str(path))} cannot be read: {explain_damage(path)}. Mend it, delete it, or type "
+                f"{printable(str(home / path))} cannot be read: {problem}. Mend it, delete it, or type "
                 f"data.skip_broken=true to leave out the {count:,} of {len(listed):,} pictures of that kind"
             )
         show_note(f"{count:,} of {len(listed):,} pictures are left out, since they cannot be read")
     labels = np.array([label for _, label, _ in listed])
     belongs = np.array([part for part, *_ in listed])
-    chosen = {part: np.flatnonzero((belongs == part) & ~is_broken) for part in parts}
+    chosen = {part: np.flatnonzero((belongs == part) & (problems == "")) for part in parts}
     if "test" not in parts:
         train = chosen["train"]
         rest, test = stratified_split(labels[train], max(1, round(test_share * len(train))), split_seed)

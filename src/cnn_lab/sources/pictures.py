@@ -58,7 +58,7 @@ def _formats() -> tuple[str, ...]:
 def read_pictures(
     home: Path, pictures: Sequence[Picture], size: tuple[int, int] | None, channels: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes (n, channels, height, width), and which pictures (n,) could not be read.
+    """Bytes (n, channels, height, width), and why each picture (n,) could not be read, empty where it could.
 
     They come from the user's cache if no picture was changed since, and else go there.
 
@@ -78,30 +78,20 @@ def read_pictures(
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*unreadable), cache.open("rb") as file, np.load(file) as kept:
         if str(kept["state"]) == state:
-            return kept["images"], kept["is_broken"]
+            return kept["images"], kept["problems"]
     paths = [f"{home}/{picture.path}" for picture in pictures]
-    images, is_broken = _decode(home, paths, size, channels)
+    images, problems = _decode(home, paths, size, channels)
     aside = cache.with_name(f".{os.getpid()}-{name}")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
-            np.savez(file, state=state, images=images, is_broken=is_broken)
+            np.savez(file, state=state, images=images, problems=problems)
         aside.replace(cache)
     except OSError as error:
         log.warning("the pictures could not be kept in %s: %s", cache, error)
         with contextlib.suppress(OSError):
             aside.unlink()
-    return images, is_broken
-
-
-def explain_damage(path: Path) -> str:
-    """Why a picture cannot be read."""
-    try:
-        with _refuse_bombs():
-            _read(str(path), (1, 1), 1)
-    except Exception as error:
-        return printable(str(error)).replace(f" '{path}'", "").replace(repr(str(path)), "it")
-    return "it was damaged when it was read last, and is not any more; touch it"
+    return images, problems
 
 
 def show_note(text: str) -> None:
@@ -120,17 +110,17 @@ def _decode(
             channels = channels or (3 if any(is_colour for _, is_colour in found) else 1)
         shape = (len(paths), channels, *size)
         _check_memory(home, shape)
-        images, is_broken = np.zeros(shape, np.uint8), np.zeros(len(paths), dtype=bool)
+        images = np.zeros(shape, np.uint8)
 
-        def read(index: int) -> None:
+        def read(index: int) -> str:
             try:
                 images[index] = _read(paths[index], size, channels)
-            except Exception:  # Pillow's readers raise whatever they meet in a damaged file
-                is_broken[index] = True
+            except Exception as error:  # Pillow's readers raise whatever they meet in a damaged file
+                return printable(str(error).replace(repr(paths[index]), "it")) or type(error).__name__
+            return ""
 
-        for _ in _map(read, range(len(paths)), "reading pictures"):
-            pass
-    return images, is_broken
+        problems = np.array([*_map(read, range(len(paths)), "reading pictures")])
+    return images, problems
 
 
 def _agree(home: Path, sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
