@@ -1,6 +1,5 @@
 """Images that somebody brings along: arrays, a function, pictures in folders."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -119,17 +118,13 @@ def test_the_function_that_readme_shows_is_a_data_set(tmp_path: Path) -> None:
         "trainer.max_epochs=2",
         "pictures.enabled=false",
     ]
-    done = train_command(
-        *command,
-        *places,
-        cwd=tmp_path,
-        fresh=True,
-        PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
-    )
+    done = train_command(*command, *places, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     result = read_result(only_run(tmp_path))
     assert result["dataset"] == {"name": "my_data.read", "sizes": {"train": 900, "val": 100, "test": 200}}
     assert result["test/accuracy"] > 0.9
+    measured = run_script("evaluate.py", str(only_run(tmp_path)), "--trust", cwd=tmp_path)
+    assert f"{result['test/accuracy']:.2%}" in measured.stdout, measured.stderr
 
 
 def draw(label: int, height: int = 12, width: int = 16) -> Image.Image:
