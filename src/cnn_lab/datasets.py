@@ -13,7 +13,7 @@ from hydra.utils import get_object, instantiate
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from cnn_lab.errors import DataError
+from cnn_lab.errors import CnnLabError, DataError, list_own_lines
 
 FACTS = ("input_shape", "class_names", "mean", "std")
 SMALLEST_STD = 1e-4  # so that images of one colour can be divided by it
@@ -30,7 +30,7 @@ class Split(NamedTuple):
 
 def hand_to_source(data: Mapping[str, Any]) -> dict[str, Any]:
     """A data group whose source is given those settings of the group that it takes, but for `root`."""
-    if "source" not in data:
+    if not isinstance(data.get("source"), Mapping) or "_target_" not in data["source"]:
         return dict(data)
     module, source = _list_parameters(data["_target_"]), _list_parameters(data["source"]["_target_"])
     shared = {name: value for name, value in data.items() if name in source and name != "root"}
@@ -41,7 +41,7 @@ def hand_to_source(data: Mapping[str, Any]) -> dict[str, Any]:
 def _list_parameters(target: str) -> set[str]:
     try:
         return set(inspect.signature(get_object(target)).parameters)
-    except (TypeError, ValueError):  # of something compiled, or that cannot be called
+    except Exception:  # of something compiled, or what is wrong with it is told when it is called
         return set()
 
 
@@ -52,9 +52,17 @@ def read_source(source: Callable[..., Any], root: str | None, name: str) -> dict
     the last axis, and whole numbers (n,) or (n, 1).
 
     Raises:
-        DataError: for what is neither.
+        DataError: for what is neither, and for a source that fails, with its own lines.
     """
-    found = source() if root is None else source(root=root)
+    try:
+        found = source() if root is None else source(root=root)
+    except CnnLabError:
+        raise
+    except Exception as error:  # of somebody's own function
+        while error.__cause__:  # in what Hydra makes of it
+            error = error.__cause__
+        problem = f"{type(error).__name__}: {error}{list_own_lines(error)}"
+        raise DataError(f"the source of {name} fails: {problem}") from error
     if not isinstance(found, Mapping):
         raise DataError(f"the source of {name} returns a {type(found).__name__}, not train and test images")
     return {
@@ -114,8 +122,10 @@ def find_facts(data: Mapping[str, Any]) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)
 def _find_facts(asked: str) -> str:
     stated = json.loads(asked)
-    name, source = stated["name"], instantiate(stated["source"], _convert_="all")
-    splits = read_source(source, stated["root"], name)
+    name = stated["name"]
+    splits = read_source(
+        lambda **root: instantiate(stated["source"], _convert_="all")(**root), stated["root"], name
+    )
     if "train" not in splits or not len(splits["train"].labels):
         raise DataError(f"{name} has no training images")
     images, labels = splits["train"]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cnn_lab.datasets import read_source
-from cnn_lab.errors import CnnLabError
+from cnn_lab.errors import CnnLabError, ConfigError, DataError
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.sources import folder
 from cnn_lab.sources.folder import read_folder
@@ -125,6 +125,29 @@ def test_the_function_that_readme_shows_is_a_data_set(tmp_path: Path) -> None:
     assert result["test/accuracy"] > 0.9
     measured = run_script("evaluate.py", str(only_run(tmp_path)), "--trust", cwd=tmp_path)
     assert f"{result['test/accuracy']:.2%}" in measured.stdout, measured.stderr
+
+
+def test_a_function_that_fails_is_told_with_its_own_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, code, problem in (
+        (
+            "bad_import",
+            "import nothing_here\n\ndef read(): ...",
+            "ModuleNotFoundError: No module named 'nothing_here'",
+        ),
+        ("bad_number", "def read():\n    return 1 / 0", "ZeroDivisionError: division by zero"),
+    ):
+        Path(f"{name}.py").write_text(code)
+        with pytest.raises(DataError) as caught:
+            check_config(compose_config("data=own", f"data.source._target_={name}.read"))
+        assert str(caught.value).startswith(f"the source of {name}.read fails: {problem}\n  {name}.py, line ")
+    with pytest.raises(
+        ConfigError, match=r"^data.source has no _target_: name what it configures, as in data\.source"
+    ):
+        check_config(compose_config("data=own"))
 
 
 def draw(label: int, height: int = 12, width: int = 16) -> Image.Image:
