@@ -129,14 +129,13 @@ def _find_facts(asked: str) -> str:
     if "train" not in splits or not len(splits["train"].labels):
         raise DataError(f"{name} has no training images")
     images, labels = splits["train"]
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)  # of each channel's bytes
+    counts = np.zeros((images.shape[1], 256))  # of each channel's bytes
     for chunk in images.split(CHUNK):
-        for channel, values in zip(counts, chunk.unbind(1), strict=True):
-            channel += torch.bincount(values.flatten().int(), minlength=256)
-    shares = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
-    levels = torch.arange(256) / 255
-    means = shares @ levels.double()
-    stds = (shares * (levels - means[:, None]) ** 2).sum(dim=1).sqrt()
+        counts += [np.bincount(values.numpy().ravel(), minlength=256) for values in chunk.unbind(1)]
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    levels = np.arange(256) / 255
+    means = shares @ levels
+    stds = np.sqrt((shares * (levels - means[:, None]) ** 2).sum(axis=1))
     found = {
         "input_shape": list(images.shape[1:]),
         "class_names": splits.get("class_names", [str(number) for number in range(len(labels.unique()))]),
