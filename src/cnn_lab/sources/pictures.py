@@ -69,11 +69,9 @@ def read_pictures(
     Raises:
         ConfigError: for pictures of different sizes without `size`, and for more than fit into memory.
     """
-    import pooch
-
     settings = hashlib.sha256(json.dumps([os.path.realpath(home), size, channels]).encode()).hexdigest()
     name = f"{home.absolute().name[:40]}-{settings[:16]}.npz"
-    cache = Path(pooch.os_cache("cnn-lab")) / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cnn-lab" / name
     state = hashlib.sha256(json.dumps(pictures).encode()).hexdigest()
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*unreadable), cache.open("rb") as file, np.load(file) as kept:
