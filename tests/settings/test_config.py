@@ -128,6 +128,6 @@ def test_help_lists_groups_and_settings() -> None:
         "optimizer: adam, adamw, rmsprop, sgd",
         "kernel_sizes: 3",
         "seed: 0",
-        "experiment: article",
+        "experiment: architectures, article",
     ):
         assert words in text
