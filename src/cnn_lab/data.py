@@ -46,8 +46,9 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: images in a validation or test batch. Changes memory and speed, no result.
         train_size: images to train on, as many of each class as its share, a smaller choice contained in a
             larger one; None for all that validation leaves.
-        val_size: images cut from the training images for validation, as many of each class as its share; 0
-            for none. Without a meaning where there is a `fold`, or the source returns "val", too.
+        val_size: images cut from the training images for validation, as many of each class as its share;
+            below 1, that share of them; 0 for none. Without a meaning where there is a `fold`, or the source
+            returns "val", too.
         fold: of `folds` equal parts of the training images, each with as many of each class as its share, the
             one to validate on, counted from 0.
         split_seed: chooses all of these, independent of `seed`.
@@ -80,7 +81,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 100,
         train_size: int | None = None,
-        val_size: int = 5_000,
+        val_size: int | float = 5_000,
         fold: int | None = None,
         folds: int = 5,
         split_seed: int = 0,
@@ -182,11 +183,11 @@ class ImageDataModule(LightningDataModule):
                 raise ConfigError(f"data.folds={self.folds}: {there_are}")
             folds = stratified_folds(labels, self.folds, self.split_seed)
             train, val = np.flatnonzero(folds != self.fold), np.flatnonzero(folds == self.fold)
-        elif self.val_size >= len(labels):
+        elif (val_size := self._count_val(len(labels))) >= len(labels):
             fitting = f"type a smaller one, such as {max(1, len(labels) // 10)}"
             raise ConfigError(f"data.val_size={self.val_size}: {there_are}; {fitting}")
         else:
-            train, val = stratified_split(labels, self.val_size, self.split_seed)
+            train, val = stratified_split(labels, val_size, self.split_seed)
         if self.train_size is None:
             return train, val
         if self.train_size > len(train):
@@ -195,6 +196,9 @@ class ImageDataModule(LightningDataModule):
                 f"besides {len(val):,} for validation"
             )
         return train[stratified_choice(labels[train], self.train_size, self.split_seed)], val
+
+    def _count_val(self, images: int) -> int:
+        return round(self.val_size * images) if self.val_size < 1 else int(self.val_size)
 
     @property
     def watched(self) -> str:

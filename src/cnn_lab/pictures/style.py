@@ -24,9 +24,18 @@ TITLE, TEXT, SMALL = 11, 10, 8  # points
 
 
 def make_figure(
-    title: str, width: float, height: float, columns: int = 1, layout: str | None = "constrained"
+    title: str,
+    width: float,
+    height: float,
+    columns: int = 1,
+    rows: Sequence[float] = (1,),
+    layout: str | None = "constrained",
 ) -> "tuple[Figure, Sequence[Axes]]":
-    """Panels side by side, `width` by `height` inches in all, drawn without a screen."""
+    """Panels row by row, `width` by `height` inches in all, drawn without a screen.
+
+    Args:
+        rows: the height of each row of panels, in relation to the others.
+    """
     from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,7 +45,7 @@ def make_figure(
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=TITLE)
-    panels = figure.subplots(1, columns, squeeze=False)[0]
+    panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows).ravel()
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)

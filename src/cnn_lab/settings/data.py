@@ -40,6 +40,11 @@ def check_data(data: dict[str, Any], own: Path, is_typed: bool) -> None:
     if data.get("classes") is not None:
         data["classes"] = [str(name) for name in data["classes"]]
         _check_classes(data)
+    val_size = data.get("val_size", 0)
+    if isinstance(val_size, float) and val_size >= 1:
+        raise ConfigError(
+            f"data.val_size={val_size:g} must be a number of images, or a share of them below 1"
+        )
     fold, folds = data.get("fold"), data.get("folds", 5)
     if fold is not None and fold >= folds:
         raise ConfigError(

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from cnn_lab.terminal.screen import NAMES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANEL = 4.6  # inches, the width of a panel
+PANEL, HEIGHT = 4.6, 3.6  # inches, of a panel
 BARS_SHOWN = 20
 LABELS_SHOWN = 10
 LOG_RATIO = 20  # from which on numbers are spread over a logarithmic axis
@@ -44,14 +45,16 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
     judged = any(setting.verdict for setting in shown)
     numbers = all(_is_number(setting.values.get(key)) for setting in shown for key in names)
     is_bars = not (numbers and len(names) in (1, 2))
-    columns = 1 + len(costs) + judged
     rows = shown[:BARS_SHOWN]
     labels = ["\n".join(wrap(describe(setting, names))) for setting in rows]
     lines = sum(label.count("\n") + 1.3 for label in labels)
     has_rows = is_bars or judged
-    figure, (left, *others) = make_figure(
-        title, PANEL * max(columns, 1.5), max(3.6, 0.16 * lines + 1.2) if has_rows else 3.6, columns
-    )
+    heights = [max(HEIGHT, 0.16 * lines + 1.2) if has_rows else HEIGHT]
+    columns = 1 + len(costs) + judged
+    if columns == 4:
+        columns, heights = 2, [*heights, HEIGHT]
+    width = PANEL * max(columns, 1.5)
+    figure, (left, *others) = make_figure(title, width, sum(heights), columns, heights)
     label = f"{NAMES[split]} accuracy, %"
     if is_bars:
         _draw_bars(left, rows, labels, metric, f"{NAMES[split]} error, % (less is better)")
@@ -60,8 +63,8 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
     else:
         _draw_heat_map(left, shown, names, metric, label)
     if judged:
-        _draw_intervals(others[-1], rows, [""] * len(rows) if is_bars else labels)
-    for axes, cost in zip(others, costs, strict=False):
+        _draw_intervals(others.pop(0), rows, [""] * len(rows) if is_bars else labels)
+    for axes, cost in zip(others, costs, strict=True):
         axes.set(xlabel=COSTS[cost], ylabel=label)
         _draw_by_cost(axes, sized, cost, metric)
     left_out = f"rows: the best {BARS_SHOWN} of {len(shown)} settings" if len(shown) > len(rows) else ""
@@ -180,10 +183,15 @@ def _draw_by_cost(axes: "Axes", settings: Sequence[Setting], cost: str, metric: 
     costs = [found[0] for setting in settings if (found := setting.measure(cost))]
     _draw_points(axes, costs, settings, metric)
     if len(settings) <= LABELS_SHOWN:
-        for setting, *place in zip(settings, costs, _percentages(settings, metric)[0], strict=True):
+        ordered = sorted(
+            zip(costs, _percentages(settings, metric)[0], settings, strict=True), key=itemgetter(0)
+        )
+        for number, (*place, setting) in enumerate(ordered):
             text = "\n".join(wrap(", ".join(map(show, setting.values.values()))))
-            axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", fontsize=SMALL)
-    axes.margins(x=0.15)
+            above = {"xytext": (5, 4), "va": "bottom"}  # and below in turn, so that neighbours keep apart
+            style = {"xytext": (5, -4), "va": "top"} if number % 2 else above
+            axes.annotate(text, place, textcoords="offset points", fontsize=SMALL, **style)
+    axes.margins(x=0.15, y=0.12)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
