@@ -189,7 +189,8 @@ class ImageClassifier(LightningModule):
             getattr(self.train_metrics, name).copy_(own)
         for name, metric in self.train_metrics.items() if rank == 0 else ():
             for key, value in checkpoint["more_metrics"][name].items():
-                setattr(metric, key, value)
+                is_joined = isinstance(getattr(metric, key), list) and isinstance(value, Tensor)
+                setattr(metric, key, [value] if is_joined else value)
 
     def _log(self, split: str, metrics: Measures) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
