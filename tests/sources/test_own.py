@@ -15,6 +15,7 @@ from cnn_lab.errors import CnnLabError, ConfigError, DataError
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.sources import folder
 from cnn_lab.sources.folder import read_folder
+from cnn_lab.sweeps.results import Record, compare
 from conftest import compose_config, only_run, read_result, run_script, train_command
 
 GENERATOR = np.random.default_rng(0)
@@ -188,6 +189,22 @@ def test_pictures_of_every_layout_are_read(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "parts" / "test")
     folder._read_once.cache_clear()
     assert len(read_folder(str(tmp_path / "parts"))["test"].labels) == 2
+
+
+def test_a_report_names_what_was_typed_of_pictures_not_what_follows(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "root", 5)
+    typed = [["data.size=6"], ["data.size=8"], ["data.size=8", "data.mean=0.5"]]
+    records = [
+        Record(
+            tmp_path,
+            {},
+            "completed",
+            {f"data.{key}": value for key, value in check("folder", root, *own).items()},
+        )
+        for own in typed
+    ]
+    assert set(compare(records[:2])[0]) == {"data.size"}
+    assert set(compare(records)[0]) == {"data.size", "data.mean"}
 
 
 def test_pictures_become_upright_bytes_of_one_size(tmp_path: Path) -> None:

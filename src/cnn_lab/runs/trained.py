@@ -58,9 +58,8 @@ class Trained:
     def load_data(self, download: bool = True) -> Any:
         """The data module with its images in memory; nothing is written to where the config points.
 
-        They are read from the run's `data.root` if they are all there, else those that can be downloaded
-        from the project's own data folder, which is also where they are downloaded to, unless that is not
-        wished.
+        They are read from the run's `data.root`; those that can be downloaded, and are not all there, from
+        this project's data folder, which is also where they are downloaded to, unless that is not wished.
 
         Raises:
             DataError: when the images cannot be had, or are damaged.

@@ -16,11 +16,13 @@ from cnn_lab.runs.directory import SWEEP_RECORD
 from cnn_lab.runs.record import read_result, read_start, read_status
 from cnn_lab.runs.trust import check_inside, read_yaml
 from cnn_lab.settings.config import MEASURED, flatten
+from cnn_lab.settings.data import FACTS
 from cnn_lab.settings.meaning import meaning_of
 from cnn_lab.sweeps.verdict import Verdict, judge
 
 DEPTH = 4  # of folders between outputs/ and a run
 LEADERS = {"data": "data.name", "model": "model"}  # the name from which a group's other settings follow
+FOUND = [f"data.{fact}" for fact in FACTS]
 REPETITIONS = {"seed": "seeds", "data.fold": "folds"}
 
 
@@ -221,12 +223,19 @@ def place_of(record: Record) -> tuple[Path, int, str]:
 
 
 def _differs(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a key has several values; what follows from a name, whether it has with the same name."""
+    """Whether a key has several values; what follows from a name, whether it has with the same name.
+
+    What is found of images follows from all that is typed of them.
+    """
     leader = LEADERS.get(key.partition(".")[0], key)
     seen: dict[Any, set[str]] = {}
     for flat in flats:
         if key in flat and flat[key] != "auto":  # which a run replaces by what it found, once it begins
             name = flat.get(leader) if key != leader else None
+            if key in FOUND:
+                name = json.dumps(
+                    [flat[own] for own in sorted(flat) if own.startswith("data.") and own not in FOUND]
+                )
             seen.setdefault(name, set()).add(json.dumps(flat[key], sort_keys=True))
     return any(len(values) > 1 for values in seen.values())
 
