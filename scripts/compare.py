@@ -65,12 +65,8 @@ def main() -> None:
 def choose_runs(sweep: Path) -> list[Path]:
     """The best run on validation images of each of a sweep's two best settings."""
     _, settings = compare(collect([sweep]))
-    completed = [
-        [run for run in setting.runs if run.status == "completed"]
-        for setting in settings
-        if setting.completed
-    ]
-    return [max(runs, key=lambda run: run.accuracy or 0.0).path for runs in completed[:2]]
+    best = (setting.find_best_run() for setting in settings)
+    return [run.path for run in best if run][:2]
 
 
 if __name__ == "__main__":

@@ -312,22 +312,24 @@ def test_error_bars_say_what_they_are(tmp_path: Path) -> None:
 
 
 def test_one_number_gives_a_line_with_error_bars(tmp_path: Path) -> None:
-    """Beside it are the parameters and the verdict, in the colours of its words."""
+    """Beside it is the verdict, in the colours of its words, and below is the cost."""
     runs = {(0.1,): [0.9, 0.92, 0.91], (0.3,): [0.899, 0.92, 0.91], (0.5,): [0.7, 0.7, 0.7001]}
     picture = draw(tmp_path, runs, "model.dropout")
-    assert picture.size == (2070, 540)
-    assert 500 < count_pixels(picture, BLUE, 0, 3) < 20_000
-    for panel in range(3):
-        assert 100 < count_pixels(picture, COLORS["no difference"], panel, 3) < 5_000
-    assert count_pixels(picture, GRAY, 2, 3) > 100
+    assert picture.size == (1380, 1080)
+    assert 500 < count_pixels(picture, BLUE, 0, 2) < 20_000
+    for row in (0, 540):
+        half = picture.crop((0, row, 1380, row + 540))
+        for panel in range(2):
+            assert 100 < count_pixels(half, COLORS["no difference"], panel, 2) < 5_000
+            assert count_pixels(half, GRAY, panel, 2) > 50
 
 
 def test_two_numbers_give_a_heat_map(tmp_path: Path) -> None:
     grid = {(size, dropout): [0.9 + dropout * size / 100] for size in (3, 5, 7) for dropout in (0.1, 0.2)}
     picture = draw(tmp_path, grid, "model.kernel_sizes", "model.dropout")
-    assert count_pixels(picture, BLUE, 0, 2) == 0
+    assert count_pixels(picture, BLUE, 0, 3) == 0
     areas = sorted(
-        count_colors(picture.crop((0, 0, picture.width // 2, picture.height))).values(), reverse=True
+        count_colors(picture.crop((0, 0, picture.width // 3, picture.height))).values(), reverse=True
     )
     assert sum(count > 3_000 for count in areas[1:]) >= 6  # a large area of its own for each of six cells
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn_lab.pictures.style import BLUE, DPI, GRAY, ORANGE, SMALL, make_figure
-from cnn_lab.sweeps.results import Setting, describe, name_repetitions, show
+from cnn_lab.sweeps.results import Setting, describe, find_choice, find_unit, name_repetitions, show
 from cnn_lab.terminal.screen import NAMES
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
     else:
         _draw_heat_map(left, shown, names, metric, label)
     if judged:
-        _draw_intervals(others.pop(0), rows, [""] * len(rows) if is_bars else labels)
+        chosen, _ = find_choice(run for setting in shown for run in setting.runs)
+        unit, scale = find_unit(chosen)
+        others[0].set_xlabel(f"behind the best, {unit} (95 % interval)")
+        _draw_intervals(others.pop(0), scale, rows, [""] * len(rows) if is_bars else labels)
     for axes, cost in zip(others, costs, strict=True):
         axes.set(xlabel=COSTS[cost], ylabel=label)
         _draw_by_cost(axes, sized, cost, metric)
@@ -156,17 +159,16 @@ def _draw_bars(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str], met
     axes.set_xlabel(label)
 
 
-def _draw_intervals(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str]) -> None:
+def _draw_intervals(axes: "Axes", scale: float, rows: Sequence[Setting], labels: Sequence[str]) -> None:
     """How far each setting is behind the best, best first, with its interval and the word for it."""
     axes.axvline(0, color="black", linewidth=0.8)
     for row, setting in enumerate(rows):
         if not (verdict := setting.verdict):
             continue
-        half = 100 * (verdict.high - verdict.behind)
+        half = scale * (verdict.high - verdict.behind)
         bar = [half] if math.isfinite(half) else None
-        axes.errorbar(
-            [100 * verdict.behind], [row], xerr=bar, fmt="o", color=color_of(setting), markersize=5, capsize=3
-        )
+        style = {"fmt": "o", "color": color_of(setting), "markersize": 5, "capsize": 3}
+        axes.errorbar([scale * verdict.behind], [row], xerr=bar, **style)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), labels, fontsize=SMALL)
     words = axes.secondary_yaxis("right")
@@ -174,7 +176,6 @@ def _draw_intervals(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str]
     words.set_yticks(range(len(rows)), said, fontsize=SMALL)
     words.spines["right"].set_visible(False)
     words.tick_params(length=0)
-    axes.set_xlabel("behind the best, points (95 % interval)")
 
 
 def _draw_by_cost(axes: "Axes", settings: Sequence[Setting], cost: str, metric: str) -> None:

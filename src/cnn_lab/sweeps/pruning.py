@@ -8,14 +8,16 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
 from cnn_lab.errors import RunPruned
+from cnn_lab.runs.record import read_result, read_score
 from cnn_lab.sweeps.study import find_trial, open_study, report_epochs
 
 
 class Pruning(Callback):
-    """Tells Optuna the validation accuracy after each epoch, and ends the run if its pruner says so."""
+    """Tells Optuna after each epoch how good it was, and ends the run if its pruner says so."""
 
-    def __init__(self, trial: optuna.Trial) -> None:
+    def __init__(self, trial: optuna.Trial, run_dir: Path) -> None:
         self.trial = trial
+        self.run_dir = run_dir
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Report, and raise `RunPruned` for a trial that is to end.
@@ -23,11 +25,11 @@ class Pruning(Callback):
         Raises:
             RunPruned: when the pruner ends the trial.
         """
-        accuracy = trainer.callback_metrics.get("val/accuracy")
-        if accuracy is None:
+        score = read_score({**read_result(self.run_dir), "best": trainer.callback_metrics})
+        if score is None:
             return
         epoch = trainer.current_epoch + 1
-        self.trial.report(float(accuracy), epoch)
+        self.trial.report(float(score), epoch)
         if self.trial.should_prune():
             raise RunPruned(f"pruned after epoch {epoch}: other trials had done better by then")
 
@@ -36,4 +38,4 @@ def make_pruning(sweeper: DictConfig, run_dir: Path) -> Pruning:
     """The callback for the trial whose run goes into `run_dir`."""
     trial = find_trial(open_study(sweeper, run_dir.parent), run_dir)
     report_epochs(trial, run_dir)  # of a run that goes on
-    return Pruning(trial)
+    return Pruning(trial, run_dir)

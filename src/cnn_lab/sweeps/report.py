@@ -20,6 +20,8 @@ from cnn_lab.sweeps.results import (
     Setting,
     collect,
     compare,
+    find_choice,
+    find_unit,
     list_distinct,
     list_metrics,
     name_repetitions,
@@ -31,12 +33,11 @@ from cnn_lab.sweeps.results import (
 from cnn_lab.sweeps.verdict import Verdict
 from cnn_lab.terminal.screen import Screen, shorten
 
-AGAINST = "against the best, points"
-COLUMNS = ("runs", "val accuracy", AGAINST, "test accuracy", "parameters", "seconds", "status")
+COLUMNS = ("runs", "val accuracy", "against the best, {}", "test accuracy", "parameters", "seconds", "status")
 VERDICT = ("verdict", "behind", "behind/low", "behind/high")
 FILES = ("report.png", "curves.png", "learning_curves.png", "report.csv", "report.md")
 NOTE = (
-    "A setting is so many points of validation accuracy behind the best, in an interval of 95 % (Welch). "
+    "A setting is so far behind the best, with an interval of 95 % (Welch). "
     "Where all settings are alike, one of them is called behind in at most 5 % of sweeps."
 )
 ROWS_SHOWN = 30
@@ -94,8 +95,13 @@ def write_report(
 def _tabulate(settings: Sequence[Setting], names: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of the table, without a column in which nothing would stand."""
     metrics = list_metrics(settings)
+    metric, _ = find_choice(run for setting in settings for run in setting.runs)
     head = [*names.values(), *COLUMNS[:4], *(name.replace("/", " ") for name in metrics), *COLUMNS[4:]]
-    rows = [[*(show(item.values.get(key)) for key in names), *_cells(item, metrics)] for item in settings]
+    head = [name.format(find_unit(metric)[0]) if name in COLUMNS else name for name in head]
+    rows = [
+        [*(show(setting.values.get(key)) for key in names), *_cells(setting, metrics, metric)]
+        for setting in settings
+    ]
     empty = {name for place, name in enumerate(head) if not any(row[place] for row in rows)}
     if all(run.status == "completed" for setting in settings for run in setting.runs):
         empty.add("status")
@@ -103,14 +109,14 @@ def _tabulate(settings: Sequence[Setting], names: Mapping[str, str]) -> tuple[li
     return [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
-def _cells(setting: Setting, metrics: Sequence[str]) -> list[str]:
+def _cells(setting: Setting, metrics: Sequence[str], metric: str) -> list[str]:
     parameters = setting.measure("parameters")
     seconds = setting.measure("seconds")
     counts = Counter(run.status for run in setting.runs)
     return [
         str(len(setting.runs)),
         _with_spread(setting.measure("val/accuracy")),
-        _in_words(setting.verdict) if setting.verdict else "",
+        _in_words(setting.verdict, metric) if setting.verdict else "",
         _with_spread(setting.measure("test/accuracy")),
         *(_with_spread(setting.measure(name), is_share=False) for name in metrics),
         f"{parameters[0]:,.0f}" if parameters else "",
@@ -119,12 +125,16 @@ def _cells(setting: Setting, metrics: Sequence[str]) -> list[str]:
     ]
 
 
-def _in_words(verdict: Verdict) -> str:
+def _in_words(verdict: Verdict, metric: str) -> str:
     if verdict.word == "best":
         return verdict.word
-    low, high = 100 * verdict.low, 100 * verdict.high
-    interval = f"{low:.2f} to {high:.2f}" if math.isfinite(high) else "runs do not differ"
-    return f"{verdict.word} {100 * verdict.behind:.2f} ({interval})"
+    _, scale = find_unit(metric)
+    digits = 2 if scale == 100 else 4
+    behind, low, high = (
+        f"{scale * value:.{digits}f}" for value in (verdict.behind, verdict.low, verdict.high)
+    )
+    interval = f"{low} to {high}" if math.isfinite(verdict.high) else "runs do not differ"
+    return f"{verdict.word} {behind} ({interval})"
 
 
 def _with_spread(measured: tuple[float, float | None, int] | None, is_share: bool = True) -> str:
@@ -138,10 +148,9 @@ def _with_spread(measured: tuple[float, float | None, int] | None, is_share: boo
 
 def _describe_best(settings: Sequence[Setting]) -> list[str]:
     """Where the best run of the best setting is, and the command that trains the same again."""
-    runs = [run for run in settings[0].runs if run.status == "completed" and run.accuracy is not None]
-    if not runs:
+    best = settings[0].find_best_run()
+    if not best:
         return []
-    best = max(runs, key=lambda run: run.accuracy or 0.0)
     typed = map(str, best.result.get("overrides", ()))
     kept = [text for text in typed if not text.startswith(("sweep.", "hydra."))]
     if any(text.startswith(("experiment=", "search=")) for text in kept):

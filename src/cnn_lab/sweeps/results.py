@@ -4,16 +4,18 @@ Nothing here imports torch.
 """
 
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.directory import SWEEP_RECORD
-from cnn_lab.runs.record import read_result, read_start, read_status
+from cnn_lab.runs.record import read_result, read_score, read_start, read_status
 from cnn_lab.runs.trust import check_inside, read_yaml
 from cnn_lab.settings.config import MEASURED, flatten
 from cnn_lab.settings.data import FACTS
@@ -73,6 +75,15 @@ class Setting:
         if not values:
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+
+    def find_best_run(self) -> Record | None:
+        """Of the completed runs the best on validation images, where there were some."""
+        scores = [
+            (score, run)
+            for run in self.runs
+            if run.status == "completed" and (score := read_score(run.result)) is not None
+        ]
+        return max(scores, key=itemgetter(0))[1] if scores else None
 
     @property
     def completed(self) -> int:
@@ -138,7 +149,7 @@ def collect(paths: Iterable[Path]) -> list[Record]:
 
 
 def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
-    """The keys in which the runs differ, and their settings, the best on validation images first.
+    """The keys in which the runs differ, and their settings, the best by `find_choice` first.
 
     Settings without a completed run come last, whatever they reached.
     """
@@ -149,15 +160,34 @@ def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
         values = {key: flat[key] for key in keys if key in flat}
         groups.setdefault(json.dumps(values, sort_keys=True), Setting(values, [])).runs.append(record)
 
+    metric, sign = find_choice(records)
+
     def rank(setting: Setting) -> tuple[bool, float]:
-        accuracy = setting.measure("val/accuracy")
-        return not setting.completed, -accuracy[0] if accuracy else 1.0
+        found = setting.measure(metric)
+        return not setting.completed, -sign * found[0] if found else math.inf
 
     settings = sorted(groups.values(), key=rank)
-    accuracies = [item.list_values("val/accuracy") if item.completed else [] for item in settings]
-    for setting, verdict in zip(settings, judge(accuracies), strict=True):
+    scores = [
+        [sign * value for value in item.list_values(metric)] if item.completed else [] for item in settings
+    ]
+    for setting, verdict in zip(settings, judge(scores), strict=True):
         setting.verdict = verdict
     return keys, settings
+
+
+def find_choice(records: Iterable[Record]) -> tuple[str, int]:
+    """What chose the best checkpoints, as in "val/f1", and 1 if more of it is better, else -1.
+
+    Where runs do not agree, it is the validation accuracy.
+    """
+    found = {(by["metric"], by["mode"]) for record in records if (by := record.result.get("best_by"))}
+    metric, mode = found.pop() if len(found) == 1 else ("val/accuracy", "max")
+    return metric, 1 if mode == "max" else -1
+
+
+def find_unit(metric: str) -> tuple[str, int]:
+    """In what differences of a metric are told, and how many of that is 1."""
+    return ("points", 100) if metric.endswith("/accuracy") else (metric, 1)
 
 
 def list_metrics(settings: Iterable[Setting]) -> list[str]:

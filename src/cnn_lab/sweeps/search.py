@@ -23,6 +23,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from cnn_lab.errors import ConfigError
+from cnn_lab.runs.record import read_score
 from cnn_lab.settings.typed import parse
 from cnn_lab.sweeps.job import Job
 from cnn_lab.sweeps.launchers import check_launcher
@@ -163,11 +164,11 @@ def _tell(study: Study, trial: Trial, job: Job) -> None:
     if job.done:  # its run was not started for this trial, so that nothing has told its epochs
         report_epochs(trial, job.path)
     result = job.result()
-    accuracy = (result.get("best") or {}).get("val/accuracy")
+    score = read_score(result)
     if result["status"] == "pruned":
         study.tell(trial, state=TrialState.PRUNED)
-    elif result["status"] == "completed" and accuracy is not None:
-        study.tell(trial, accuracy)
+    elif result["status"] == "completed" and score is not None:
+        study.tell(trial, score)
     else:
         study.tell(trial, state=TrialState.FAIL)
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.runs.record import read_rows
+from cnn_lab.runs.record import read_result, read_rows, read_score
 
 STUDY_FILE = "study.log"
 RUN = "run"  # the trial's attribute that holds its run's directory
@@ -57,7 +57,8 @@ def find_trial(study: optuna.Study, run_dir: Path) -> optuna.Trial:
 
 
 def report_epochs(trial: optuna.Trial, run_dir: Path) -> None:
-    """Tell the study the validation accuracy of each epoch that a run has finished."""
+    """Tell the study how good each epoch was that a run has finished, the larger the better."""
     for row in read_rows(run_dir):
-        if row["val/accuracy"] is not None:
-            trial.report(row["val/accuracy"], row["epoch"])
+        score = read_score({**read_result(run_dir), "best": row})
+        if score is not None:
+            trial.report(score, row["epoch"])
