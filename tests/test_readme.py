@@ -109,7 +109,7 @@ def test_the_commands_to_go_on_run(tmp_path: Path) -> None:
     outputs = f"output_dir={tmp_path}"
     assert train_command(*SMALL, "trainer.max_epochs=1", outputs).returncode == 0
     again = train_command(*first, outputs)
-    assert (again.returncode, "is completed (1 epochs)" in again.stderr) == (2, True)
+    assert (again.returncode, "has nothing left to train (1 epochs are done)" in again.stderr) == (2, True)
     done = train_command(*[item.replace("=20", "=2") for item in longer], outputs)
     assert (done.returncode, done.stderr) == (0, "")
 
