@@ -43,6 +43,7 @@ PARAMETERS = {  # for 1 x 28 x 28 and for 3 x 32 x 32
     "model=linear": (7_850, 30_730),
     "model=mlp": (101_770, 394_634),
     "model=cnn": (421_642, 545_098),
+    "model=cnn_average": (28_426, 29_002),
     "model=lenet": (61_706, 83_126),
     "model=lenet model.paddings=0": (44_426, 62_006),
     "model=alexnet": (1_279_242, 1_739_594),
