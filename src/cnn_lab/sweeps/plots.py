@@ -20,6 +20,7 @@ PANEL, HEIGHT = 4.6, 3.6  # inches, of a panel
 BARS_SHOWN = 20
 LABELS_SHOWN = 10
 LOG_RATIO = 20  # from which on numbers are spread over a logarithmic axis
+LOG_ERRORS = 4  # the same for errors
 NAME_WIDTH = 32  # characters in a line of a setting's name
 COSTS = {"parameters": "parameters", "seconds": "seconds a run"}
 COLORS = {"best": BLUE, "no difference": "#56B4E9", "perhaps behind": ORANGE, "behind": GRAY}
@@ -68,7 +69,7 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
         others[0].set_xlabel(f"behind the best, {unit} (95 % interval)")
         _draw_intervals(others.pop(0), scale, rows, [""] * len(rows) if is_bars else labels)
     for axes, cost in zip(others, costs, strict=True):
-        axes.set(xlabel=COSTS[cost], ylabel=label)
+        axes.set(xlabel=COSTS[cost], ylabel=f"{NAMES[split]} error, %")
         _draw_by_cost(axes, sized, cost, metric)
     left_out = f"rows: the best {BARS_SHOWN} of {len(shown)} settings" if len(shown) > len(rows) else ""
     has_bars = is_bars or len(names) == 1 or costs
@@ -119,13 +120,16 @@ def _draw_line(
     ((key, name),) = names.items()
     ordered = sorted(settings, key=lambda setting: setting.values[key])
     x = [setting.values[key] for setting in ordered]
-    axes.plot(x, _percentages(ordered, metric)[0], color=BLUE, linewidth=1)
-    _draw_points(axes, x, ordered, metric)
+    means, spreads = _percentages(ordered, metric)
+    axes.plot(x, means, color=BLUE, linewidth=1)
+    _draw_points(axes, x, means, spreads, ordered)
     axes.set(xlabel=name, ylabel=label)
 
 
-def _draw_points(axes: "Axes", x: Sequence[float], settings: Sequence[Setting], metric: str) -> None:
-    points = np.array([x, *_percentages(settings, metric)], dtype=float)
+def _draw_points(
+    axes: "Axes", x: Sequence[float], y: np.ndarray, spreads: np.ndarray, settings: Sequence[Setting]
+) -> None:
+    points = np.array([x, y, spreads], dtype=float)
     drawn = np.array([color_of(setting) for setting in settings])
     for color in set(drawn):
         axes.errorbar(*points[:, drawn == color], fmt="o", color=color, markersize=5, capsize=3)
@@ -182,11 +186,13 @@ def _draw_by_cost(axes: "Axes", settings: Sequence[Setting], cost: str, metric: 
     from matplotlib.ticker import EngFormatter
 
     costs = [found[0] for setting in settings if (found := setting.measure(cost))]
-    _draw_points(axes, costs, settings, metric)
+    means, spreads = _percentages(settings, metric)
+    errors = 100 - means
+    _draw_points(axes, costs, errors, spreads, settings)
+    if (errors > spreads).all() and errors.max() / errors.min() >= LOG_ERRORS:
+        use_decades(axes, "y")
     if len(settings) <= LABELS_SHOWN:
-        ordered = sorted(
-            zip(costs, _percentages(settings, metric)[0], settings, strict=True), key=itemgetter(0)
-        )
+        ordered = sorted(zip(costs, errors, settings, strict=True), key=itemgetter(0))
         for number, (*place, setting) in enumerate(ordered):
             text = "\n".join(wrap(", ".join(map(show, setting.values.values()))))
             above = {"xytext": (5, 4), "va": "bottom"}  # and below in turn, so that neighbours keep apart
