@@ -317,11 +317,12 @@ def test_one_number_gives_a_line_with_error_bars(tmp_path: Path) -> None:
     picture = draw(tmp_path, runs, "model.dropout")
     assert picture.size == (1380, 1080)
     assert 500 < count_pixels(picture, BLUE, 0, 2) < 20_000
-    for row in (0, 540):
-        half = picture.crop((0, row, 1380, row + 540))
-        for panel in range(2):
-            assert 100 < count_pixels(half, COLORS["no difference"], panel, 2) < 5_000
-            assert count_pixels(half, GRAY, panel, 2) > 50
+    upper, lower = picture.crop((0, 0, 1380, 540)), picture.crop((0, 540, 1380, 1080))
+    for panel in range(2):
+        assert 100 < count_pixels(upper, COLORS["no difference"], panel, 2) < 5_000
+        alike = [count_pixels(lower, color, panel, 2) for color in (BLUE, COLORS["no difference"])]
+        assert sum(alike) > 100  # one upon the other, since they cost the same
+        assert all(count_pixels(half, GRAY, panel, 2) > 50 for half in (upper, lower))
 
 
 def test_two_numbers_give_a_heat_map(tmp_path: Path) -> None:
