@@ -276,3 +276,9 @@ def test_a_test_set_need_not_show_every_class() -> None:
     data = make_colours(lambda: make_splits(test=Split(IMAGES[:1], LABELS[:1])))
     data.setup()
     assert data.sizes == {"train": 36, "val": 4, "test": 1}
+
+
+def test_a_share_of_the_images_may_be_for_validation() -> None:
+    data = make_colours(val_size=0.25)
+    data.setup()
+    assert (data.sizes["train"], data.sizes["val"]) == (30, 10)

@@ -78,6 +78,7 @@ MISTAKES = {
     ),
     "data.classes=[3]": "data.classes=[3] must name two classes at least",
     "data.classes=[3,8,3]": "data.classes=[3,8,3] names the class 3 twice",
+    "data.val_size=2.5": "data.val_size=2.5 must be a number of images, or a share of them below 1",
     "data.fold=5": "data.fold=5 is out of range: with data.folds=5 there are 0 to 4",
     "model.kernel_sizes=[3,3,3]": (
         "model.kernel_sizes has 3 values and model.channels 2: give one value for all blocks or one a block"

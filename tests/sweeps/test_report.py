@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,24 @@ def test_two_numbers_give_a_heat_map(tmp_path: Path) -> None:
         count_colors(picture.crop((0, 0, picture.width // 3, picture.height))).values(), reverse=True
     )
     assert sum(count > 3_000 for count in areas[1:]) >= 6  # a large area of its own for each of six cells
+
+
+def test_what_chooses_the_best_checkpoint_orders_a_report_in_its_own_unit(tmp_path: Path) -> None:
+    """With best=val/loss less is better, whatever the accuracies say."""
+    losses = {0.1: [0.30, 0.31, 0.32], 0.5: [0.10, 0.11, 0.12]}
+    for number, (dropout, seed) in enumerate(product(losses, range(3))):
+        best = {"val/loss": losses[dropout][seed], "val/accuracy": 0.9 - dropout / 10, "epoch": 1}
+        by = {"metric": "val/loss", "mode": "min"}
+        settings = {"model.dropout": dropout, "seed": seed}
+        write_run(tmp_path / "a" / f"{number}-x", settings, 0.9, best=best, best_by=by)
+    done = run_script("report.py", str(tmp_path / "a"), "--output", str(tmp_path / "b"))
+    rows = [
+        line for line in (tmp_path / "b" / "report.md").read_text().splitlines() if line.startswith("| 0.")
+    ]
+    assert "against the best, val/loss" in done.stdout
+    assert [row.split(" | ")[0] for row in rows] == ["| 0.5", "| 0.1"]
+    assert "| behind 0.2000 (" in rows[1]
+    assert f"Best run: {tmp_path / 'a' / '3-x'}\n" in done.stdout
 
 
 def test_categories_give_bars(tmp_path: Path) -> None:
