@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cnn_lab.assembly import make
-from cnn_lab.model import CNN, ResNet, to_channels_last
+from cnn_lab.model import CNN, Conv, ResNet, to_channels_last
 from cnn_lab.settings.config import PROJECT, check_config
 from conftest import compose_config
 
@@ -182,6 +182,23 @@ def test_a_resnet_is_what_its_table_says(shortcut: str, shape: tuple) -> None:
     assert all(item.is_contiguous(memory_format=torch.channels_last) for item in maps)
     net(images).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("inputs", [1, 4])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_a_convolution_of_single_pixels_with_a_stride_has_the_right_gradients(inputs: int, padding: int) -> None:
+    torch.manual_seed(0)
+    conv = Conv(inputs, 6, 1, stride=2, padding=padding)
+    true = nn.Conv2d(inputs, 6, 1, stride=2, padding=padding, dtype=torch.float64)
+    true.load_state_dict(conv.state_dict())
+    images = to_channels_last(torch.randn(16, inputs, 15, 28))
+    results = []
+    for module, maps in (conv, images), (true, images.double()):
+        out = module(maps.requires_grad_())
+        out.square().sum().backward()
+        results.append([out, module.weight.grad, module.bias.grad, maps.grad])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_a_residual_block_without_change_hands_on_what_it_is_given() -> None:

@@ -104,6 +104,21 @@ def to_channels_last(images: Tensor) -> Tensor:
     return images.contiguous().squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
 
 
+class Conv(nn.Conv2d):
+    """PyTorch's convolution, but of 1x1 kernels with a stride: these are given only the pixels that they use.
+
+    On CPUs, with channels last and fewer input channels than a vector register holds, the gradients of the
+    strided one are wrong and other memory is overwritten (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if self.kernel_size != (1, 1) or self.stride == (1, 1):
+            return super().forward(maps)
+        stride, padding = self.stride[0], self.padding[0]
+        used = F.pad(maps, [padding] * 4)[:, :, ::stride, ::stride]
+        return F.conv2d(used, self.weight, self.bias)
+
+
 class ResNet(nn.Module):
     """A 3x3 convolution, stages of residual blocks, the average of each map, then logits.
 
@@ -191,7 +206,7 @@ class Residual(nn.Module):
         elif shortcut == "pad":
             self.shortcut = Pad(outputs - inputs, stride)
         else:
-            conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            conv = Conv(inputs, outputs, 1, stride=stride, bias=False)
             self.shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -218,7 +233,7 @@ def _make_block(block: Block, activation: str, norm: str | None) -> nn.Sequentia
     if padding == "same" and block.kernel_size % 2:
         padding = (block.kernel_size - 1) // 2  # PyTorch's own "same" refuses strides above 1
     modules: dict[str, nn.Module] = {
-        "conv": nn.Conv2d(
+        "conv": Conv(
             block.in_channels, block.out_channels, block.kernel_size, stride=block.stride, padding=padding
         )
     }
