@@ -186,7 +186,9 @@ def test_a_resnet_is_what_its_table_says(shortcut: str, shape: tuple) -> None:
 
 @pytest.mark.parametrize("inputs", [1, 4])
 @pytest.mark.parametrize("padding", [0, 2])
-def test_a_convolution_of_single_pixels_with_a_stride_has_the_right_gradients(inputs: int, padding: int) -> None:
+def test_a_convolution_of_single_pixels_with_a_stride_has_the_right_gradients(
+    inputs: int, padding: int
+) -> None:
     torch.manual_seed(0)
     conv = Conv(inputs, 6, 1, stride=2, padding=padding)
     true = nn.Conv2d(inputs, 6, 1, stride=2, padding=padding, dtype=torch.float64)

@@ -131,7 +131,11 @@ def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
         return digit
     near = ndimage.binary_dilation(kept, iterations=2)  # the soft edges of the strokes
     strength = np.where(near, darkness, 0) / np.percentile(darkness[kept], 75)
-    digit.pixels = _place(_thicken(strength[box].clip(0, 1), width), side)
+    strokes, factor = strength[box].clip(0, 1), min(1.0, 6 * side / longer)
+    if factor < 1:  # thickening takes long on many pixels
+        size = [max(1, round(length * factor)) for length in strokes.shape[::-1]]
+        strokes = np.asarray(Image.fromarray(strokes).resize(size, Image.Resampling.BOX))
+    digit.pixels = _place(_thicken(strokes, width * factor), side)
     return digit
 
 
