@@ -62,6 +62,7 @@ class ImageDataModule(LightningDataModule):
     Attributes:
         classes: the names of those that are kept, in the order of the labels.
         sizes: images in "train", "val" and "test". Known after `setup`.
+        levels: the mean and the standard deviation of each channel.
 
     Raises:
         ConfigError: for a `mean` or `std` of another number of channels.
@@ -112,7 +113,7 @@ class ImageDataModule(LightningDataModule):
         self.num_workers, self.ink = num_workers, ink
         self.seed = seed
         self.sizes: dict[str, int] = {}
-        self._levels = _pair_levels(self.input_shape[0], mean=mean, std=std)
+        self.levels = _pair_levels(self.input_shape[0], mean=mean, std=std)
         order = np.random.default_rng(split_seed).permutation(math.prod(self.input_shape[1:]))
         self._order = torch.from_numpy(order) if shuffle_pixels else None
         self._sets: dict[str, tuple[TensorDataset, Tensor]] = {}
@@ -231,7 +232,7 @@ class ImageDataModule(LightningDataModule):
         Their pixels are shuffled before, where they are to be.
         """
         values = self.shuffle(images).float().div_(255)
-        for channel, (mean, std) in zip(values.unbind(-3), self._levels, strict=True):
+        for channel, (mean, std) in zip(values.unbind(-3), self.levels, strict=True):
             channel.sub_(mean).div_(std)
         return values
 
@@ -245,7 +246,7 @@ class ImageDataModule(LightningDataModule):
     def restore(self, images: Tensor) -> Tensor:
         """The bytes that `normalise` was given, shuffled where it shuffles."""
         values = images.clone()
-        for channel, (mean, std) in zip(values.unbind(-3), self._levels, strict=True):
+        for channel, (mean, std) in zip(values.unbind(-3), self.levels, strict=True):
             channel.mul_(std).add_(mean)
         return values.mul_(255).round_().clamp_(0, 255).byte()
 

@@ -126,6 +126,9 @@ def test_the_function_that_readme_shows_is_a_data_set(tmp_path: Path) -> None:
     assert result["test/accuracy"] > 0.9
     measured = run_script("evaluate.py", str(only_run(tmp_path)), "--trust", cwd=tmp_path)
     assert f"{result['test/accuracy']:.2%}" in measured.stdout, measured.stderr
+    explained = run_script("explain.py", str(only_run(tmp_path)), "--trust", cwd=tmp_path)
+    assert explained.returncode == 0, explained.stderr
+    assert "It says <b>" in (only_run(tmp_path) / "explain.html").read_text()
 
 
 def test_a_function_that_fails_is_told_with_its_own_lines(

@@ -51,7 +51,7 @@ def fill_page(story: Story, pictures: Mapping[str, bytes], folder: str) -> str:
 def tell_moved(story: Story) -> dict[str, Any]:
     """What becomes of the bright pixels, and of the probabilities, when the digit is moved."""
     (moved, side), data = story.example.moved, story.trained.data
-    image = arithmetic.normalise(moved, data.mean, data.std)[None]
+    image = arithmetic.normalise(moved, *data.levels[0])[None]
     bright = story.example.pixels > 127
     return {
         "pixels_moved": MOVED,

@@ -171,7 +171,7 @@ def tell_story(trained: Trained, run: str, example: Example) -> Story:
         CnnLabError: when its logits are not PyTorch's.
     """
     net = trained.require_cnn("explain.py")
-    image = arithmetic.normalise(example.pixels, trained.data.mean, trained.data.std)[None]
+    image = arithmetic.normalise(example.pixels, *trained.data.levels[0])[None]
     steps = arithmetic.run_network(net, image)
     with torch.inference_mode():
         expected = net(trained.normalise(example.pixels[None, None]))[0].double().numpy()

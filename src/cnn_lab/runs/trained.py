@@ -119,8 +119,8 @@ class Trained:
         if isinstance(self.net, CNN) and len(self.net.blocks) and isinstance(self.net.head[0], nn.Flatten):
             return self.net
         raise ConfigError(
-            f"{purpose} needs a network with convolutional blocks whose maps are flattened, and {self.path} "
-            f"holds another {self.config['model']['_target_']}; give a run of model=cnn or model=lenet"
+            f"{purpose} needs a network with convolutional blocks whose maps are flattened, such as those of "
+            f"model=cnn and model=lenet; {self.path} has another: {self.config['model']['_target_']}"
         )
 
 
