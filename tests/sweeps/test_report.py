@@ -21,7 +21,7 @@ from cnn_lab.settings.config import check_config
 from cnn_lab.sweeps import curves
 from cnn_lab.sweeps.advice import advise
 from cnn_lab.sweeps.curves import draw_curves
-from cnn_lab.sweeps.plots import COLORS, describe_error_bars, draw_report
+from cnn_lab.sweeps.plots import COLORS, choose_metric, describe_error_bars, draw_report, label_metric
 from cnn_lab.sweeps.results import collect, compare, describe, find_sweep, shorten_keys
 from conftest import TrainedRun, compose_config, run_script
 
@@ -352,6 +352,8 @@ def test_what_chooses_the_best_checkpoint_orders_a_report_in_its_own_unit(tmp_pa
     assert [row.split(" | ")[0] for row in rows] == ["| 0.5", "| 0.1"]
     assert "| behind 0.2000 (" in rows[1]
     assert f"Best run: {tmp_path / 'a' / '3-x'}\n" in done.stdout
+    drawn = choose_metric(compare(collect([tmp_path / "a"]))[1])
+    assert (drawn, label_metric(drawn, as_error=True)) == ("val/loss", "validation loss")
 
 
 def test_categories_give_bars(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 from cnn_lab.runs.directory import SWEEP_RECORD
 from cnn_lab.settings.config import PROJECT
 from cnn_lab.settings.typed import quote
-from cnn_lab.sweeps.results import Record, Setting, describe, list_distinct, name_repetitions, read_record
+from cnn_lab.sweeps.results import (
+    Record,
+    Setting,
+    describe,
+    find_choice,
+    list_distinct,
+    name_repetitions,
+    read_record,
+)
 from cnn_lab.sweeps.verdict import RUNS_WITHIN_REACH
 from cnn_lab.terminal.screen import shorten
 
@@ -71,11 +79,17 @@ def _describe_verdicts(judged: Sequence[Setting], names: Mapping[str, str]) -> l
 
 def _describe_choice(best: Setting, tried: int, names: Mapping[str, str]) -> list[str]:
     """That the best of many is too good by its choice, and what it has on images that chose nothing."""
-    validation, test = (best.measure(f"{split}/accuracy") for split in ("val", "test"))
-    accuracy = f"{validation[0]:.2%}" if validation else ""
-    honest = f"; test images, which chose nothing, give {test[0]:.2%}" if test else ""
+    metric, _ = find_choice(best.runs)
+    name = metric.removeprefix("val/")
+    validation, test = (
+        (f"{found[0]:.2%}" if name == "accuracy" else f"{name} {found[0]:.4g}")
+        if (found := best.measure(f"{split}/{name}"))
+        else ""
+        for split in ("val", "test")
+    )
+    honest = f"; test images, which chose nothing, give {test}" if test else ""
     return [
-        f"Best of {tried} settings on validation images: {describe(best, names)}, with {accuracy}.",
+        f"Best of {tried} settings on validation images: {describe(best, names)}, with {validation}.",
         f"Having been chosen for that, it tends to look better than it is{honest}.",
     ]
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from cnn_lab.pictures.style import DPI, SMALL, make_figure
 from cnn_lab.runs.record import read_rows
-from cnn_lab.sweeps.plots import LOG_RATIO, choose_split, use_decades, wrap
+from cnn_lab.sweeps.plots import LOG_RATIO, choose_metric, label_metric, scale_metric, use_decades, wrap
 from cnn_lab.sweeps.results import REPETITIONS, Record, Setting, describe, name_repetitions
-from cnn_lab.terminal.screen import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +33,7 @@ class Line:
     """What is drawn of a setting.
 
     Attributes:
-        runs: the errors of each run, in per cent, by place on the x axis.
+        runs: what is drawn of each run, by place on the x axis.
         fewest: runs that must have been measured at a place, so that the mean is drawn there.
     """
 
@@ -46,53 +45,60 @@ class Line:
         """Places, means, and standard deviations, which are 0 of one run."""
         found: dict[int, list[float]] = defaultdict(list)
         for run in self.runs:
-            for place, error in run.items():
-                found[place].append(error)
+            for place, value in run.items():
+                found[place].append(value)
         places = sorted(place for place in found if len(found[place]) >= self.fewest) or sorted(found)
         spreads = [np.std(found[place], ddof=1) if len(found[place]) > 1 else 0.0 for place in places]
         return np.array(places), np.array([np.mean(found[place]) for place in places]), np.array(spreads)
 
 
 def draw_curves(settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str) -> None:
-    """Draw the error of the best settings by epoch into a PNG file, unless no run has measured one."""
-    split = choose_split(settings)
+    """Draw the error of the best settings by epoch into a PNG file, unless no run has measured one.
+
+    With another metric than the accuracy it is that, and not the error; so in `draw_learning_curves`.
+    """
+    metric = choose_metric(settings)
     lines: list[Line] = []
     for setting in settings:
-        runs = [run for record in setting.counted if (run := _read_errors(record, split))]
+        runs = [run for record in setting.counted if (run := _read_epochs(record, metric))]
         if runs:
             lines.append(Line(describe(setting, names), runs, fewest=len(runs)))
         if len(lines) == LINES_SHOWN:
             break
     title += f": the best {len(lines)} of {len(settings)} settings" if len(settings) > LINES_SHOWN else ""
-    over = name_repetitions(settings, f"{split}/accuracy")
-    _draw(lines, path, title, ("epoch", f"{NAMES[split]} error, %"), over)
+    labels = ("epoch", label_metric(metric, as_error=True))
+    _draw(lines, path, title, labels, name_repetitions(settings, metric))
 
 
 def draw_learning_curves(
     settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str
 ) -> None:
     """Draw the error over the number of training images into a PNG file, unless that does not vary."""
-    metric = f"{(split := choose_split(settings))}/accuracy"
+    metric = choose_metric(settings)
     groups: dict[str, dict[Any, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for setting in settings if SIZE in names else ():
         others = {key: value for key, value in setting.values.items() if key != SIZE}
         name = describe(Setting(others, []), names) if others else ""
         for record in setting.counted:
-            accuracy, size = record.measured(metric), _count_images(record)
-            if accuracy is not None and size:
+            value, size = record.measured(metric), _count_images(record)
+            if value is not None and size:
                 repetition = tuple(record.settings.get(key) for key in REPETITIONS)
-                groups[name][repetition][size] = 100 * (1 - accuracy)
+                groups[name][repetition][size] = scale_metric(metric, value, as_error=True)
     lines = [Line(name, list(runs.values()), fewest=1) for name, runs in groups.items()]
     lines = [line for line in lines if len(line.average()[0]) > 1]
     title += f": the best {LINES_SHOWN} of {len(lines)} settings" if len(lines) > LINES_SHOWN else ""
-    labels = ("training images", f"{NAMES[split]} error, %")
+    labels = ("training images", label_metric(metric, as_error=True))
     _draw(lines[:LINES_SHOWN], path, title, labels, name_repetitions(settings, metric), sized=True)
 
 
-def _read_errors(record: Record, split: str) -> dict[int, float]:
-    """The error of a run, in per cent, by epoch."""
-    rows = ((row["epoch"], row.get(f"{split}/accuracy")) for row in read_rows(record.path))
-    return {epoch: 100 * (1 - value) for epoch, value in rows if value is not None and math.isfinite(value)}
+def _read_epochs(record: Record, metric: str) -> dict[int, float]:
+    """What is drawn of a run, by epoch."""
+    rows = ((row["epoch"], row.get(metric)) for row in read_rows(record.path))
+    return {
+        epoch: scale_metric(metric, value, as_error=True)
+        for epoch, value in rows
+        if value is not None and math.isfinite(value)
+    }
 
 
 def _count_images(record: Record) -> int:
@@ -121,8 +127,8 @@ def _draw(
         use_decades(axes, "x")
     else:
         axes.xaxis.get_major_locator().set_params(integer=True)
-    errors = [error for line in lines for run in line.runs for error in run.values()]
-    if min(errors) > 0 and (sized or max(errors) / min(errors) >= LOG_RATIO):
+    values = [value for line in lines for run in line.runs for value in run.values()]
+    if min(values) > 0 and (sized or max(values) / min(values) >= LOG_RATIO):
         use_decades(axes, "y")
     note = f"line and band: mean and one standard deviation over {over}" if over else "one run a setting"
     figure.text(0.5, 0.08 / height, note, ha="center", fontsize=SMALL)
@@ -141,7 +147,8 @@ def _draw_line(axes: "Axes", line: Line, color: str, marker: str) -> tuple[float
         axes.plot(
             *zip(*points, strict=True), color=color, linewidth=0.6, alpha=0.4, marker=marker, markersize=2
         )
-    lower = np.maximum(means - spreads, means / 100)  # a logarithmic axis has no 0
+    lower = means - spreads
+    lower = np.where(means > 0, np.maximum(lower, means / 100), lower)  # a logarithmic axis has no 0
     axes.fill_between(places, lower, means + spreads, color=color, alpha=0.2, linewidth=0)
     axes.plot(places, means, color=color, linewidth=1.8, marker=marker, markersize=4)
     return float(places[-1]), float(means[-1])

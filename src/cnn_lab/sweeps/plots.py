@@ -27,16 +27,15 @@ COLORS = {"best": BLUE, "no difference": "#56B4E9", "perhaps behind": ORANGE, "b
 
 
 def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str) -> None:
-    """Draw the settings of a sweep into a PNG file: accuracy by what varies, by cost, and the verdict.
+    """Draw the settings of a sweep into a PNG file: the metric by what varies, by cost, and the verdict.
 
-    One number that varies gives a line, two a heat map, anything else bars. Without validation images it is
-    the accuracy on test images that is drawn. What does not differ, or is not known, has no panel.
+    One number that varies gives a line, two a heat map, anything else bars. What does not differ, or is not
+    known, has no panel.
 
     Args:
         names: what to call each key that varies.
     """
-    split = choose_split(settings)
-    metric = f"{split}/accuracy"
+    metric = choose_metric(settings)
     shown = [setting for setting in settings if setting.completed and setting.measure(metric)]
     if not shown:
         return
@@ -56,20 +55,19 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
         columns, heights = 2, [*heights, HEIGHT]
     width = PANEL * max(columns, 1.5)
     figure, (left, *others) = make_figure(title, width, sum(heights), columns, heights)
-    label = f"{NAMES[split]} accuracy, %"
     if is_bars:
-        _draw_bars(left, rows, labels, metric, f"{NAMES[split]} error, % (less is better)")
+        _draw_bars(left, rows, labels, metric)
     elif len(names) == 1:
-        _draw_line(left, shown, names, metric, label)
+        _draw_line(left, shown, names, metric)
     else:
-        _draw_heat_map(left, shown, names, metric, label)
+        _draw_heat_map(left, shown, names, metric)
     if judged:
         chosen, _ = find_choice(run for setting in shown for run in setting.runs)
         unit, scale = find_unit(chosen)
         others[0].set_xlabel(f"behind the best, {unit} (95 % interval)")
         _draw_intervals(others.pop(0), scale, rows, [""] * len(rows) if is_bars else labels)
     for axes, cost in zip(others, costs, strict=True):
-        axes.set(xlabel=COSTS[cost], ylabel=f"{NAMES[split]} error, %")
+        axes.set_xlabel(COSTS[cost])
         _draw_by_cost(axes, sized, cost, metric)
     left_out = f"rows: the best {BARS_SHOWN} of {len(shown)} settings" if len(shown) > len(rows) else ""
     has_bars = is_bars or len(names) == 1 or costs
@@ -78,9 +76,28 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
     figure.savefig(path, dpi=DPI)
 
 
-def choose_split(settings: Sequence[Setting]) -> str:
-    """The images whose accuracy is drawn: validation images, if there are any."""
-    return "val" if any(setting.list_values("val/accuracy") for setting in settings) else "test"
+def choose_metric(settings: Sequence[Setting]) -> str:
+    """What is drawn: what chose the best checkpoints, on validation images, if there are any."""
+    metric, _ = find_choice(run for setting in settings for run in setting.runs)
+    has_any = any(setting.list_values(metric) for setting in settings)
+    return metric if has_any else metric.replace("val/", "test/")
+
+
+def label_metric(metric: str, as_error: bool = False) -> str:
+    """What an axis is called that shows `scale_metric` of a metric."""
+    split, _, name = metric.partition("/")
+    return (
+        f"{NAMES[split]} {'error' if as_error else name}, %"
+        if name == "accuracy"
+        else f"{NAMES[split]} {name}"
+    )
+
+
+def scale_metric(metric: str, values: Any, as_error: bool = False) -> Any:
+    """Accuracies as percentages, or as percentages of errors; other metrics as they are."""
+    if not metric.endswith("/accuracy"):
+        return values
+    return 100 * (1 - values) if as_error else 100 * values
 
 
 def describe_error_bars(settings: Sequence[Setting], metric: str) -> str:
@@ -114,16 +131,14 @@ def color_of(setting: Setting) -> str:
     return COLORS[setting.verdict.word] if setting.verdict else BLUE
 
 
-def _draw_line(
-    axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str, label: str
-) -> None:
+def _draw_line(axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str) -> None:
     ((key, name),) = names.items()
     ordered = sorted(settings, key=lambda setting: setting.values[key])
     x = [setting.values[key] for setting in ordered]
-    means, spreads = _percentages(ordered, metric)
+    means, spreads = _measure(ordered, metric)
     axes.plot(x, means, color=BLUE, linewidth=1)
     _draw_points(axes, x, means, spreads, ordered)
-    axes.set(xlabel=name, ylabel=label)
+    axes.set(xlabel=name, ylabel=label_metric(metric))
 
 
 def _draw_points(
@@ -137,30 +152,30 @@ def _draw_points(
         use_decades(axes, "x")
 
 
-def _draw_heat_map(
-    axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str, label: str
-) -> None:
+def _draw_heat_map(axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str) -> None:
     (columns, x), (rows, y) = (
         np.unique([setting.values[key] for setting in settings], return_inverse=True) for key in names
     )
     grid = np.full((len(rows), len(columns)), np.nan)
-    grid[y, x] = _percentages(settings, metric)[0]
+    grid[y, x] = _measure(settings, metric)[0]
     image = axes.imshow(grid, origin="lower", aspect="auto", cmap="cividis")
-    axes.figure.colorbar(image, ax=axes, label=label)
+    axes.figure.colorbar(image, ax=axes, label=label_metric(metric))
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     axes.set(**dict(zip(("xlabel", "ylabel"), names.values(), strict=True)))
     axes.grid(visible=False)
 
 
-def _draw_bars(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str], metric: str, label: str) -> None:
+def _draw_bars(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str], metric: str) -> None:
     """Bars of the error, which, unlike those of a high accuracy, can be compared and start at 0."""
-    means, spreads = _percentages(rows, metric)
+    means, spreads = _measure(rows, metric, as_error=True)
     colors = [color_of(setting) for setting in rows]
-    axes.barh(range(len(rows)), 100 - means, xerr=spreads, capsize=3, color=colors, ecolor="black", alpha=0.8)
+    axes.barh(range(len(rows)), means, xerr=spreads, capsize=3, color=colors, ecolor="black", alpha=0.8)
     axes.set_yticks(range(len(rows)), labels, fontsize=SMALL)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(label)
+    _, sign = find_choice(run for setting in rows for run in setting.runs)
+    is_less = metric.endswith("/accuracy") or sign < 0
+    axes.set_xlabel(f"{label_metric(metric, as_error=True)} ({'less' if is_less else 'more'} is better)")
 
 
 def _draw_intervals(axes: "Axes", scale: float, rows: Sequence[Setting], labels: Sequence[str]) -> None:
@@ -186,8 +201,8 @@ def _draw_by_cost(axes: "Axes", settings: Sequence[Setting], cost: str, metric: 
     from matplotlib.ticker import EngFormatter
 
     costs = [found[0] for setting in settings if (found := setting.measure(cost))]
-    means, spreads = _percentages(settings, metric)
-    errors = 100 - means
+    errors, spreads = _measure(settings, metric, as_error=True)
+    axes.set_ylabel(label_metric(metric, as_error=True))
     _draw_points(axes, costs, errors, spreads, settings)
     if (errors > spreads).all() and errors.max() / errors.min() >= LOG_ERRORS:
         use_decades(axes, "y")
@@ -202,10 +217,12 @@ def _draw_by_cost(axes: "Axes", settings: Sequence[Setting], cost: str, metric: 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _percentages(settings: Sequence[Setting], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard deviations, which are NaN where there is one run."""
-    means, spreads, _ = 100 * np.array([setting.measure(metric) for setting in settings], dtype=float).T
-    return means, spreads
+def _measure(
+    settings: Sequence[Setting], metric: str, as_error: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations as they are drawn; the latter are NaN where there is one run."""
+    means, spreads, _ = np.array([setting.measure(metric) for setting in settings], dtype=float).T
+    return scale_metric(metric, means, as_error), scale_metric(metric, spreads)
 
 
 def _is_number(value: Any) -> bool:
