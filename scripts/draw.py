@@ -22,10 +22,11 @@ def main() -> None:
         import_gradio()
 
         from cnn_lab.runs.trained import load_trained  # after all that may be missing, since it takes seconds
+        from cnn_lab.use.prediction import learn_likeness
 
         trained = load_trained(checkpoint, arguments.trust)
         about = describe(trained, run_dir)
-        page = build_page(trained, about)
+        page = build_page(trained, about, learn_likeness(trained))
         print(about)
         print(f"Draw a digit at {format_address(listener)} (Ctrl+C ends it)", flush=True)
         serve(page, listener)

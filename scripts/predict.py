@@ -2,11 +2,9 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnn_lab.errors import DataError
 from cnn_lab.runs.directory import find_run
 from cnn_lab.terminal.command import add_run, run_command
 
@@ -30,12 +28,7 @@ def main() -> None:
 
     trained = load_trained(checkpoint, arguments.trust)
     digits = read_pictures(arguments.images, trained)
-    try:
-        likeness = learn_likeness(trained)
-    except DataError as error:
-        likeness = None
-        print(f"What has no digit may not be noticed: {error}", file=sys.stderr)
-    predictions = predict(trained, digits, likeness)
+    predictions = predict(trained, digits, learn_likeness(trained))
     if arguments.show:
         draw_predictions(predictions, arguments.show)
     if arguments.json:

@@ -236,7 +236,7 @@ def test_help_names_the_options_and_does_not_wait() -> None:
 
 
 def test_an_empty_canvas_has_no_guess(network: Trained) -> None:
-    guess, images = look(network, "")
+    guess, images = look(network, None, "")
     assert "Draw a digit" in guess
     assert "%</span>" not in guess
     assert images.count("<img") == 3
@@ -248,7 +248,7 @@ def test_a_guess_below_a_half_is_unsure(network: Trained) -> None:
     unsure[1].weight.data.zero_()
     unsure[1].bias.data = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0, 0, 1.1])
     other = replace(network, classifier=replace_net(network, unsure))
-    guess, images = look(other, paint(DIGITS["1"]))
+    guess, images = look(other, None, paint(DIGITS["1"]))
     assert "Unsure" in guess
     assert "perhaps 9, perhaps 4" in guess
     assert "class=best" not in guess
@@ -270,4 +270,4 @@ def test_only_what_the_canvas_sends_is_read(network: Trained, size: int) -> None
     file = io.BytesIO()
     Image.fromarray(np.zeros((1, size), np.uint8)).save(file, "PNG")
     with pytest.raises(ValueError, match=rf"^a drawing has 320 x 320 pixels, and this one \({size}, 1\)$"):
-        look(network, base64.b64encode(file.getvalue()).decode())
+        look(network, None, base64.b64encode(file.getvalue()).decode())

@@ -23,7 +23,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.pictures.digits import DIGIT_SHARE, SURE, find_digit
+from cnn_lab.pictures.digits import DIGIT_SHARE, find_digit
 from cnn_lab.pictures.sheets import Tile, draw_sheet, enlarge
 from cnn_lab.pictures.style import BLUE, GRAY, ORANGE, shade
 from cnn_lab.runs.record import read_result
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import gradio
 
     from cnn_lab.runs.trained import Trained
+    from cnn_lab.use.likeness import Likeness
+    from cnn_lab.use.prediction import Prediction
 
 CANVAS = 320  # pixels
 SEEN_SIDE, MAP_SIDE = 112, 56  # pixels, multiples of the sides of images and of most maps
@@ -46,20 +48,22 @@ PARTS: Any = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).
 COLORS = f"* {{ --blue: {BLUE}; --gray: {GRAY}; --orange: {ORANGE}; }}\n"
 
 
-def look(trained: "Trained", drawing: str | None) -> tuple[str, str]:
+def look(trained: "Trained", likeness: "Likeness | None", drawing: str | None) -> tuple[str, str]:
     """What the page shows of a drawing, as HTML: the network's guess, and what it sees with its feature maps.
 
     Args:
+        likeness: what tells that a drawing is unlike the network's images.
         drawing: a PNG as a `data:` URL, dark on light; empty for nothing drawn.
     """
+    from cnn_lab.use.prediction import predict
+
     if not drawing:
         return _show_nothing(trained, "Draw a digit", "and watch what the network makes of it")
     digit = find_digit(_decode(drawing), trained.data.input_shape[-1])
     if digit.problem:
         return _show_nothing(trained, "No digit yet", "draw one, taller than wide")
-    (probabilities,) = trained.predict(digit.pixels[None, None])
-    headline, detail = _phrase(probabilities, trained.classes)
-    guess = PARTS.guess(headline, detail, trained.classes, probabilities.tolist(), SURE)
+    (prediction,) = predict(trained, [digit], likeness)
+    guess = PARTS.guess(*_phrase(prediction), trained.classes, list(prediction.shares.values()))
     return guess, _format_images(digit.pixels, _feature_maps(trained, digit.pixels))
 
 
@@ -67,7 +71,7 @@ def _show_nothing(trained: "Trained", headline: str, detail: str) -> tuple[str, 
     """White maps instead of none, so that nothing on the page moves when the first stroke is drawn."""
     nothing = np.zeros(trained.data.input_shape[1:], np.uint8)
     blank = [np.zeros_like(maps) for maps in _feature_maps(trained, nothing)]
-    guess = PARTS.guess(headline, detail, trained.classes, [], SURE)
+    guess = PARTS.guess(headline, detail, trained.classes, [])
     return guess, _format_images(nothing, blank)
 
 
@@ -81,11 +85,11 @@ def _feature_maps(trained: "Trained", pixels: np.ndarray) -> list[np.ndarray]:
         return [maps[0].numpy() for maps in trained.net.feature_maps(trained.normalise(pixels[None, None]))]
 
 
-def _phrase(probabilities: np.ndarray, classes: Sequence[str]) -> tuple[str, str]:
-    second, first = np.argsort(probabilities)[-2:]
-    if probabilities[first] >= SURE:
-        return classes[first], f"with probability {probabilities[first]:.2%}"
-    return "Unsure", f"perhaps {classes[first]}, perhaps {classes[second]}"
+def _phrase(prediction: "Prediction") -> tuple[str, str]:
+    (first, share), (second, _), *_ = prediction.ranking
+    if prediction.guess:
+        return first, f"with probability {share:.2%}"
+    return "Unsure", prediction.problem or f"perhaps {first}, perhaps {second}"
 
 
 def _format_images(pixels: np.ndarray, blocks: Sequence[np.ndarray]) -> str:
@@ -144,7 +148,7 @@ def import_gradio() -> Any:
     return gradio
 
 
-def build_page(trained: "Trained", about: str) -> "gradio.Blocks":
+def build_page(trained: "Trained", about: str, likeness: "Likeness | None" = None) -> "gradio.Blocks":
     """The page, with `about` below its title. A drawing is kept in its browser alone: users share nothing.
 
     Raises:
@@ -152,7 +156,7 @@ def build_page(trained: "Trained", about: str) -> "gradio.Blocks":
     """
     trained.require_gray("draw.py")
     gr = import_gradio()
-    guess, images = look(trained, "")
+    guess, images = look(trained, likeness, "")
     plain = {"apply_default_css": False, "js_on_load": None}
     with gr.Blocks(title="Draw a digit - cnn-lab") as page:
         gr.HTML(f"<h1>cnn-lab</h1><p>{html.escape(about)}</p>", elem_classes="head", **plain)
@@ -165,7 +169,7 @@ def build_page(trained: "Trained", about: str) -> "gradio.Blocks":
                 guess = gr.HTML(guess, **plain)
         images = gr.HTML(images, **plain)
         board.input(
-            partial(look, trained),
+            partial(look, trained, likeness),
             board,
             [guess, images],
             queue=False,

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import ConfigError, DataError
 from cnn_lab.pictures.digits import SURE, Digit, find_digit, fit_picture, read_picture
 from cnn_lab.pictures.sheets import MARGIN, enlarge
 from cnn_lab.pictures.style import BLUE, GRAY, load_font
@@ -122,12 +122,16 @@ def make_preparation(trained: Trained) -> Callable[[Image.Image], Digit]:
 def learn_likeness(trained: Trained) -> Likeness | None:
     """What tells strokes that are unlike a network's training images; None where there are no strokes.
 
-    Raises:
-        DataError: when the images are not on this machine, or are damaged.
+    It is None too where the images are not on this machine, or are damaged, and a line on stderr says so.
     """
     if not trained.data.ink:
         return None
-    loader = trained.load_data(download=False).train_dataloader()
+    try:
+        loader = trained.load_data(download=False).train_dataloader()
+    except DataError as error:
+        said = f"What has no digit may not be noticed: {error}"
+        Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
+        return None
     batches, wanted = [], REFERENCES + HELD_OUT
     for images, _ in loader:
         batches.append(images[:, 0])
