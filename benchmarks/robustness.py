@@ -403,7 +403,9 @@ def measure_sequences(arguments: argparse.Namespace, folder: Path) -> bool:
             broken += 1
             traceback.print_exc()
         number += 1
-        counts = f"{number - arguments.seed} seeds, {Counted.sequences} sequences, {Counted.commands} commands"
+        counts = (
+            f"{number - arguments.seed} seeds, {Counted.sequences} sequences, {Counted.commands} commands"
+        )
         print(f"{counts}, {broken} broken", file=sys.stderr, flush=True)
         train_whole.cache_clear()
     print("| sequences | commands | seeds with a broken sequence |\n|---|---|---|")

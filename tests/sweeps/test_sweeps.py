@@ -254,7 +254,7 @@ def test_the_same_settings_are_trained_once_and_the_best_can_be_trained_again(tm
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("4 combinations set up 2 different runs\n2 runs in ")
     runs = read_runs(only_sweep(tmp_path))
-    assert [run["epochs"] for run in runs.values()] == [2, 2]
+    assert [run["epochs"] for run in runs.values()] == [4, 4]
     best = max(runs, key=lambda name: runs[name]["best"]["val/accuracy"])
     assert f"Best run: {only_sweep(tmp_path) / best}\n" in done.stdout
     assert run_again(done.stdout)["fingerprint"] == runs[best]["fingerprint"]
