@@ -181,6 +181,18 @@ def test_the_best_of_a_search_is_too_good_by_its_choice(tmp_path: Path) -> None:
     assert advice.endswith(f" sweep.repeat={sweep} seed=1,2,3,4,5")
 
 
+def test_the_best_of_a_search_is_told_in_what_it_was_chosen_by(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, {(0.1,): [0.95], (0.5,): [0.90]}, "model.dropout", kind="search")
+    for path, f1 in zip(sorted(sweep.glob("*/result.json")), (0.75, 0.875), strict=True):
+        result = json.loads(path.read_text())
+        result |= {"best_by": {"metric": "val/f1", "mode": "max"}, "test/f1": 0.5}
+        result["best"]["val/f1"] = f1
+        path.write_text(json.dumps(result))
+    best, choice, _ = advise_on(sweep)
+    assert best == "Best of 2 settings on validation images: dropout 0.5, with f1 0.875."
+    assert choice.endswith("test images, which chose nothing, give f1 0.5.")
+
+
 def test_folds_count_as_seeds_do(tmp_path: Path) -> None:
     for number in range(10):
         settings = {"model.dropout": number // 5 / 10, "data.fold": number % 5}

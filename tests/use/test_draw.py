@@ -27,6 +27,7 @@ from cnn_lab.errors import ConfigError
 from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.settings.extras import install_hint
 from cnn_lab.use.drawing import CANVAS, listen, look
+from cnn_lab.use.prediction import learn_likeness
 from conftest import TrainedRun, open_browser, run_script, start_script
 
 needs_gradio = pytest.mark.skipif(
@@ -254,6 +255,17 @@ def test_a_guess_below_a_half_is_unsure(network: Trained) -> None:
     assert "class=best" not in guess
     assert images.count("<img") == 1
     assert "It has no convolutional blocks, hence no feature maps." in images
+
+
+def test_what_is_unlike_the_training_images_is_unsure(network: Trained) -> None:
+    """However sure the network is: a capital E."""
+    bars = [[(0.35, y), (0.65, y)] for y in (0.2, 0.5, 0.8)]
+    letter = paint([*bars, [(0.35, 0.2), (0.35, 0.8)]])
+    guess, images = look(network, learn_likeness(network), letter)
+    assert "Unsure" in guess
+    assert "it is unlike the images of MNIST" in guess
+    assert 'class="best"' not in guess
+    assert images.count("<img") == 3
 
 
 def replace_net(network: Trained, net: torch.nn.Module) -> Any:

@@ -211,6 +211,7 @@ def test_most_digits_of_a_font_are_recognised(network: Trained) -> None:
         for ink in (0, 255)
     ]
     guesses = [prediction.ranking[0][0] for prediction in predict(network, digits)]
+    assert guesses[::2] == guesses[1::2]  # dark on light, and light on dark
     assert sum(guess == str(index // 2) for index, guess in enumerate(guesses)) >= 12
 
 

@@ -81,12 +81,9 @@ def _describe_choice(best: Setting, tried: int, names: Mapping[str, str]) -> lis
     """That the best of many is too good by its choice, and what it has on images that chose nothing."""
     metric, _ = find_choice(best.runs)
     name = metric.removeprefix("val/")
-    validation, test = (
-        (f"{found[0]:.2%}" if name == "accuracy" else f"{name} {found[0]:.4g}")
-        if (found := best.measure(f"{split}/{name}"))
-        else ""
-        for split in ("val", "test")
-    )
+    form = "{:.2%}" if name == "accuracy" else f"{name} {{:.4g}}"
+    measured = (best.measure(f"{split}/{name}") for split in ("val", "test"))
+    validation, test = (form.format(found[0]) if found else "" for found in measured)
     honest = f"; test images, which chose nothing, give {test}" if test else ""
     return [
         f"Best of {tried} settings on validation images: {describe(best, names)}, with {validation}.",
