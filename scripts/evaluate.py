@@ -1,54 +1,7 @@
 """Measure a trained network again: loss, accuracy, accuracy a class and the confusion matrix."""
 
-import argparse
-import json
-from typing import Any
-
-from rich.table import Table
-
-from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import add_run, run_command
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_run(parser)
-    parser.add_argument("--split", choices=("test", "val"), default="test", help="default: test")
-    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
-    arguments = parser.parse_args()
-    run_dir, checkpoint = find_run(arguments.run)
-
-    from cnn_lab.terminal.screen import Screen, shorten
-    from cnn_lab.use.evaluation import evaluate
-
-    measured = evaluate(checkpoint, arguments.split, arguments.trust)
-    result = {"run": str(run_dir), "checkpoint": str(checkpoint), **measured}
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    screen = Screen()
-    screen.show(f"{shorten(checkpoint)}, after epoch {result['epoch']}")
-    screen.show(f"{result['images']:,} {arguments.split} images of {result['dataset']}\n")
-    more = "".join(f"   {name} {value:#.4g}" for name, value in result["metrics"].items())
-    screen.show(f"accuracy {result['accuracy']:.2%}   loss {result['loss']:.4f}{more}\n", style="bold")
-    screen.show(format_confusion(result))
-
-
-def format_confusion(result: dict[str, Any]) -> Table:
-    """A row for each true class: its accuracy, then how often each class was the answer."""
-    from cnn_lab.pictures.sheets import number_classes
-
-    names, heads = number_classes(result["classes"])
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("true", justify="left" if names != heads else "right", style="bold", no_wrap=True)
-    table.add_column("accuracy", justify="right")
-    for head in heads:
-        table.add_column(f"as {head}", justify="right", no_wrap=True)
-    for name, accuracy, row in zip(names, result["class_accuracy"], result["confusion"], strict=True):
-        share = "" if accuracy is None else f"{accuracy:.2%}"
-        table.add_row(name, share, *(str(count) if count else "." for count in row))
-    return table
-
+from cnn_lab.commands.evaluate import main
+from cnn_lab.terminal.command import run_command
 
 if __name__ == "__main__":
     run_command(main)

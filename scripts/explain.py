@@ -1,38 +1,7 @@
 """Tell what a trained CNN does with one digit, as one page: from its pixels to the probabilities."""
 
-import argparse
-from pathlib import Path
-
-from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import add_run, run_command
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_run(parser)
-    digit = parser.add_mutually_exclusive_group()
-    digit.add_argument("--image", type=Path, metavar="FILE", help="a picture of a digit")
-    digit.add_argument(
-        "--index", type=int, metavar="N", help="the Nth test image of the run's data, from 0 (default: 0)"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where the page goes (default: the run's directory)"
-    )
-    arguments = parser.parse_args()
-    run_dir, checkpoint = find_run(arguments.run)
-
-    from cnn_lab.explain.explain import explain
-    from cnn_lab.runs.trained import load_trained
-    from cnn_lab.terminal.screen import Screen, shorten
-
-    folder = arguments.output or run_dir
-    trained = load_trained(checkpoint, arguments.trust)
-    page, story = explain(trained, run_dir, folder, arguments.image, arguments.index)
-    screen = Screen()
-    probability = story.probabilities[story.guess]
-    screen.show(f"{story.example.source}: {story.answer} ({probability:.2%}){story.truth}")
-    screen.show(f"Page: {shorten(page)}")
-
+from cnn_lab.commands.explain import main
+from cnn_lab.terminal.command import run_command
 
 if __name__ == "__main__":
     run_command(main)

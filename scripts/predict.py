@@ -1,61 +1,7 @@
 """Tell which digit is on a photo, scan or drawing, or which class a picture shows, if it was trained so."""
 
-import argparse
-import json
-from collections.abc import Iterator
-from pathlib import Path
-
-from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import add_run, run_command
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="files, folders of them, or - for standard input"
-    )
-    add_run(parser, "--run")
-    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
-    parser.add_argument(
-        "--show", type=Path, metavar="FILE", help="write a picture of what was given, seen and guessed"
-    )
-    arguments = parser.parse_args()
-    run_dir, checkpoint = find_run(arguments.run)
-
-    from cnn_lab.runs.trained import load_trained
-    from cnn_lab.terminal.screen import Screen, shorten
-    from cnn_lab.use.prediction import SHOWN, draw_predictions, learn_likeness, predict, read_pictures
-
-    trained = load_trained(checkpoint, arguments.trust)
-    digits = read_pictures(arguments.images, trained)
-    predictions = predict(trained, digits, learn_likeness(trained))
-    if arguments.show:
-        draw_predictions(predictions, arguments.show)
-    if arguments.json:
-        rows = [prediction.as_dict() for prediction in predictions]
-        print(json.dumps({"run": str(run_dir), "checkpoint": str(checkpoint), "images": rows}, indent=2))
-        return
-    screen = Screen()
-    for line in format_predictions(predictions):
-        screen.show(line)
-    if arguments.show:
-        cut = f" (the first {SHOWN} images)" if len(predictions) > SHOWN else ""
-        screen.show(f"\nPicture: {shorten(arguments.show)}{cut}")
-
-
-def format_predictions(predictions: list) -> Iterator[str]:
-    """A line an image: the guess, its probability, the runner-up."""
-    width = max(5, *(len(row.digit.name) for row in predictions))
-    long = max(len(name) for row in predictions for name in ("unsure", *row.shares))
-    yield f"{'image':{width}}  {'guess':>{long}}  probability  runner-up"
-    for row in predictions:
-        if row.problem:
-            yield f"{row.digit.name:{width}}  {'unsure':>{long}}  {'':11}  {row.problem}"
-        else:
-            (_, share), (second, rest) = row.ranking[:2]
-            guess = row.guess or "unsure"
-            yield f"{row.digit.name:{width}}  {guess:>{long}}  {share:11.2%}  {second} ({rest:.2%})"
-
+from cnn_lab.commands.predict import main
+from cnn_lab.terminal.command import run_command
 
 if __name__ == "__main__":
     run_command(main)

@@ -18,6 +18,7 @@ ROOMS = {
     "sweeps": {"settings", "terminal", "pictures", "runs"},
     "explain": {"settings", "terminal", "pictures", "runs"},
     "use": {"settings", "terminal", "pictures", "runs"},
+    "commands": {"settings", "terminal", "pictures", "runs", "sweeps", "explain", "use"},
 }
 MOST_FLAT, MOST_IN_A_ROOM, MOST_LINES, LONGEST_FUNCTION = 12, 14, 300, 50
 MODULES = {

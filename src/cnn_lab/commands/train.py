@@ -1,0 +1,58 @@
+"""Train a network, or with -m one for every combination of values. --help lists the settings."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from cnn_lab import __version__
+from cnn_lab.errors import CnnLabError
+from cnn_lab.runs.directory import STAMP, clean_label, make_label, new_run_directory
+from cnn_lab.runs.resume import plan_resume
+from cnn_lab.settings.config import PROJECT, check_config, list_typed
+from cnn_lab.settings.typed import arrange, check_typed
+from cnn_lab.sweeps.job import run_job
+from cnn_lab.terminal.command import fail
+
+
+def main() -> None:
+    """Look at what only the command line shows, then let Hydra compose the settings."""
+    if "--version" in sys.argv[1:]:
+        print(f"cnn-lab {__version__}")
+        return
+    check_typed(sys.argv[1:])
+    sys.argv[1:] = arrange(sys.argv[1:])
+    hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="train")(run_task)()
+
+
+def run_task(config: DictConfig) -> None:
+    """Train once, or one run of a sweep; workers of a sweep import this function by its name."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        run_job(config)
+        return
+    try:
+        train_once(config, list_typed(hydra_config.overrides.task))
+    except CnnLabError as error:
+        fail(error)  # here, since Hydra adds a line of its own to what leaves this function
+
+
+def train_once(config: DictConfig, overrides: list[str]) -> None:
+    """Check the settings and train, in a new directory or in the one of a run that goes on."""
+    settings = check_config(config)
+    if settings["resume"]:
+        outputs = Path(settings["output_dir"])
+        resumed = plan_resume(settings["resume"], overrides, outputs, settings["trust"])
+    from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
+
+    if settings["resume"]:
+        train(*resumed)
+        return
+    label = clean_label(settings["label"] or make_label(overrides))
+    runs = Path(settings["output_dir"], "runs")
+    with new_run_directory(runs, f"{datetime.now():{STAMP}}-{label}") as run_dir:
+        train(settings, run_dir, label, overrides)
