@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.record import read_rows
+from cnn_lab.runs.resume import plan_resume
 from cnn_lab.settings.config import check_config
 from cnn_lab.training import train
 from cnn_lab.use.evaluation import evaluate
@@ -164,3 +165,34 @@ def test_mlflow_has_the_same_metrics_parameters_and_status(tmp_path: Path) -> No
     with pytest.raises(Exception, match="on purpose"):
         train_small(failed, *typed, callbacks=(At(fail),))
     assert client.get_run(read_result(failed)["logger_run"]).info.status == "FAILED"
+
+
+def test_a_run_that_was_moved_logs_where_it_is_now_and_may_change_its_logger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    Path("out/runs/run").mkdir(parents=True)
+    train_small(Path("out/runs/run"), "trainer.max_epochs=1", "logger=mlflow", "output_dir=out")
+    name = read_result(Path("out/runs/run"))["logger_run"]
+    Path("moved").mkdir()
+    Path("out").rename("moved/out")
+    monkeypatch.chdir(tmp_path / "moved")
+    run = tmp_path / "moved/out/runs/run"
+    expected = [
+        ("", 2, name),
+        ("logger=csv", 3, "0"),
+        ("logger=tensorboard", 4, "0"),
+        ("logger=mlflow", 5, "new"),
+    ]
+    for typed, epochs, logged in expected:
+        overrides = [f"trainer.max_epochs={epochs}", *typed.split()]
+        node = compose_config(typed or "seed=0").logger
+        train(*plan_resume(str(run), overrides, tmp_path / "elsewhere", logger=node), quiet=True)
+        found = read_result(run)["logger_run"]
+        assert found == logged or (logged == "new" and found not in ("0", name))
+    client = mlflow.MlflowClient(f"file:{tmp_path}/moved/out/mlruns")
+    assert len(client.get_metric_history(name, "val/accuracy")) == 2
+    assert client.get_run(found).data.params["data.val_size"] == "200"
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+    assert (run / "csv/version_0/metrics.csv").is_file()

@@ -23,10 +23,7 @@ from conftest import FAST, only_run, read_result, run_script, train_command
 SECTION = re.search(r"### One's own network\n(.*?)\n##", (PROJECT / "README.md").read_text(), re.DOTALL)[1]
 MODULE = re.search(r"```python\n(.*?)```", SECTION, re.DOTALL)[1]
 ONE, SEVERAL, MEASURE = re.search(r"```bash\n(.*?)```", SECTION, re.DOTALL)[1].splitlines()
-REFUSED = (
-    "model._target_=my_nets.MyNet is refused: it would run code that no file in conf/ names there; if the run and that "
-    "code are your own, add --trust (to resume=, trust=true)"
-)
+REFUSED = "uses code from outside the project (model._target_=my_nets.MyNet). If you trust it, add "
 IMAGES = {"input_shape": (1, 28, 28), "num_classes": 10}
 
 
@@ -81,8 +78,10 @@ def test_a_stranger_s_module_is_not_imported(place: Path, tmp_path: Path) -> Non
     run = shutil.copytree(only_run(place / "out"), tmp_path / "run")
     (run / "my_nets.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n{MODULE}")
     done = run_script("evaluate.py", ".", cwd=run)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {REFUSED}\n")
-    with pytest.raises(ConfigError, match=re.escape(REFUSED)):
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2, "", f"Error: checkpoints/best.ckpt {REFUSED}--trust\n"
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=re.escape(f"{run} {REFUSED}trust=true")):
         plan_resume(str(run), ["trainer.max_epochs=9"], tmp_path)
     assert not (tmp_path / "mark").exists()
 

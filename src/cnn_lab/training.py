@@ -70,7 +70,7 @@ def train(
     stop = StopRequest()
     own = make_callbacks(config, classifier.metrics, run, events, stop, screen)
     settings = run.keep_precision(config["trainer"])
-    loggers = make_loggers(config["logger"], run)
+    loggers = make_loggers(config["logger"], run, Path(config["output_dir"]))
     trainer = make_trainer(
         settings, logger=[events, *loggers], callbacks=[*own, *callbacks], plugins=[WholeFiles()]
     )

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import runpy
 import shutil
 import signal
@@ -30,8 +31,8 @@ from cnn_lab.runs.directory import find_run
 from cnn_lab.runs.record import read_result, read_rows
 from cnn_lab.runs.resume import plan_resume
 from cnn_lab.runs.trained import load_trained
-from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml
-from cnn_lab.settings.config import GROUPS, PROJECT, check_config
+from cnn_lab.runs.trust import check_inside, check_trusted, list_targets, read_yaml
+from cnn_lab.settings.config import GROUPS, PROJECT, check_config, flatten
 from cnn_lab.sweeps.report import write_report
 from cnn_lab.sweeps.results import collect
 from cnn_lab.terminal.screen import Screen
@@ -278,6 +279,8 @@ def test_every_option_of_this_project_may_be_stored_and_what_libraries_have() ->
 
 
 TARGETS = {
+    "model.hidden": ["torch.nn.ReLU"],
+    "pictures": ["cnn_lab.model.CNN"],
     "model": [
         "os.system",
         "builtins.eval",
@@ -312,19 +315,21 @@ def test_a_target_that_does_not_belong_where_it_is_is_refused(settings: dict[str
         for target in targets:
             changed = copy.deepcopy(settings)
             group, _, name = key.partition(".")
-            (changed[group].setdefault(name, {}) if name else changed[group])["_target_"] = target
+            node = changed[group] if not name else changed[group][name] if name == "source" else {}
+            node["_target_"] = target
+            if name:
+                changed[group][name] = node
             with pytest.raises(ConfigError) as caught:
                 check_trusted(changed)
-            assert str(caught.value).startswith(f"{key}._target_={target} is refused: it would run code ")
+            assert str(caught.value).startswith(
+                f"this run uses code from outside the project ({key}._target_={target}"
+            )
     assert set(sys.modules) == before
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("model.activation._target_", {"_target_": "torch.nn.ReLU"}),
-        ("model.hidden.0._target_", [{"_target_": "cnn_lab.model.CNN"}]),
-        ("pictures._target_", {"_target_": "cnn_lab.model.CNN"}),
         ("model._args_", []),
         ("model._convert_", "object"),
         ("data.root=${oc.env:HOME}", "${oc.env:HOME}"),
@@ -342,7 +347,7 @@ def test_a_config_that_no_run_leaves_behind_is_refused(
     settings: dict[str, Any], key: str, value: Any
 ) -> None:
     group, name = key.partition("=")[0].split(".")[:2]
-    node = value if name == "_target_" else {**settings[group], name: value}
+    node = {**settings[group], name: value}
     with pytest.raises(ConfigError) as caught:
         check_trusted({**settings, group: node})
     assert str(caught.value).startswith(key)
@@ -459,6 +464,111 @@ def test_a_strangers_run_goes_on_with_data_of_ones_own(run: Path, tmp_path: Path
     resumed, *_ = plan_resume(str(run), ["trainer.max_epochs=4", f"data.root={tmp_path / 'mine'}"], tmp_path)
     assert resumed["data"]["root"] == str(tmp_path / "mine")
     assert not (tmp_path / "theirs").exists()
+
+
+LOGGERS = "lightning.pytorch.loggers"
+STRANGE = {  # what is stored, and whether it is refused by name (a message) or set aside (what is resumed)
+    "a folder for csv": (
+        {"logger": {"_target_": f"{LOGGERS}.CSVLogger", "name": "../../../../evil"}},
+        (
+            "uses a logger with settings that no file in conf/logger/ has (logger._target_=lightning.pytorch.loggers."
+            "CSVLogger, logger.name=../../../../evil). If you trust it, add trust=true; to continue without this logger, "
+            "add logger=tensorboard"
+        ),
+    ),
+    "a server for mlflow": (
+        {"logger": {"_target_": f"{LOGGERS}.MLFlowLogger", "experiment_name": "cnn-lab", "tracking_uri": "http://evil"}},
+        "tracking_uri=http://evil",
+    ),
+    "a folder for mlflow": (
+        {"logger": {"_target_": f"{LOGGERS}.MLFlowLogger", "experiment_name": "cnn-lab", "tracking_uri": "file:/evil"}},
+        "tracking_uri=file:/evil",
+    ),
+    "wandb online": (
+        {"logger": {"_target_": f"{LOGGERS}.WandbLogger", "project": "cnn-lab", "offline": False}}, "logger.offline=False",
+    ),
+    "a logger of text": ({"logger": "csv"}, "uses a logger with settings that no file in conf/logger/ has (logger=csv)"),
+    "a logger as it is here": ({"logger": {"_target_": f"{LOGGERS}.CSVLogger", "name": "csv"}}, ""),
+    "mlflow of an older version": (
+        {
+            "output_dir": "/evil/out",
+            "logger": {"_target_": f"{LOGGERS}.MLFlowLogger", "experiment_name": "cnn-lab", "tracking_uri": "file:out/mlruns"},
+        },
+        {"logger.tracking_uri": None},
+    ),
+    "an output folder": ({"output_dir": "/evil"}, {"output_dir": "HERE"}),
+    "a profiler's folder": (
+        {"trainer.profiler": {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": "/evil"}},
+        "uses code from outside the project (trainer.profiler._target_=",
+    ),
+    "a place for the trainer's files": ({"trainer.default_root_dir": "/evil"}, "trainer.default_root_dir cannot be set"),
+    "plugins": ({"trainer.plugins": ["/evil"]}, "trainer.plugins cannot be set"),
+    "a registry to upload to": ({"trainer.model_registry": "evil/model"}, "trainer.model_registry cannot be set"),
+    "a callback that writes": (
+        {"callbacks": {"x": {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/evil"}}},
+        "uses code from outside the project (callbacks.x._target_=lightning.pytorch.callbacks.ModelCheckpoint)",
+    ),
+    "a callback that only looks": ({"callbacks": {"x": {"_target_": "lightning.pytorch.callbacks.DeviceStatsMonitor"}}}, ""),
+    "a label that a terminal obeys": ({"label": "\x1b[2J"}, "label is refused"),
+    "many processes": ({"data.num_workers": 1000}, "data.num_workers=1000 is out of range"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_what_a_stored_config_could_make_happen_elsewhere(kind: str, run: Path, tmp_path: Path) -> None:
+    changes, expected = STRANGE[kind]
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    for key, value in changes.items():
+        group, _, name = key.partition(".")
+        (stored[group] if name else stored)[name or group] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    overrides = [f"resume={run}", "trainer.max_epochs=4"]
+    if expected and isinstance(expected, str):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            plan_resume(str(run), overrides, tmp_path)
+    else:
+        resumed = flatten(plan_resume(str(run), overrides, tmp_path)[0])
+        for key, value in (expected or flatten(changes)).items():
+            assert resumed[key] == (str(tmp_path) if value == "HERE" else value)
+    if "logger" in changes:
+        typed = {"_target_": f"{LOGGERS}.CSVLogger", "name": "mine"}
+        settings, *_ = plan_resume(
+            str(run), [*overrides, "logger=csv", "logger.name=mine"], tmp_path, logger=typed
+        )
+        assert settings["logger"] == typed
+
+
+@pytest.mark.parametrize("group", ["callbacks", "logger", "optimizer", "scheduler"])
+def test_code_that_only_trains_is_not_asked_about_where_a_network_is_used(
+    group: str, checkpoint: dict[str, Any], tmp_path: Path
+) -> None:
+    node = {"_target_": "not_here.Mine", "lr": 0.1}
+    config = {**checkpoint["config"], group: {"mine": node} if group == "callbacks" else node}
+    torch.save({**checkpoint, "config": config}, tmp_path / "best.ckpt")
+    assert load_trained(tmp_path / "best.ckpt").classes == [str(number) for number in range(10)]
+    with pytest.raises(ConfigError, match=r"_target_=not_here\.Mine\)\. If you trust it, add --trust$"):
+        check_trusted(config)
+
+
+def test_what_conf_names_in_an_experiment_or_for_every_run_is_of_the_project(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = {name: {"_target_": f"my_code.{name.title()}"} for name in ("everywhere", "here")}
+    shutil.copytree(PROJECT / "conf", tmp_path / "conf")
+    for file, name in (("train.yaml", "everywhere"), ("experiment/dropout.yaml", "here")):
+        content = yaml.safe_load((tmp_path / "conf" / file).read_text())
+        content["callbacks"] = {name: mine[name]}
+        (tmp_path / "conf" / file).write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("cnn_lab.runs.trust.PROJECT", tmp_path)
+    list_targets.cache_clear()
+    try:
+        check_trusted({**settings, "callbacks": mine})
+        with pytest.raises(
+            ConfigError, match=r"outside the project \(callbacks\.other\._target_=my_code\.Here\)"
+        ):
+            check_trusted({**settings, "callbacks": {"other": mine["here"]}})
+    finally:
+        list_targets.cache_clear()
 
 
 def make_png(width: int, height: int) -> bytes:

@@ -46,7 +46,7 @@ def train_once(config: DictConfig, overrides: list[str]) -> None:
     settings = check_config(config)
     if settings["resume"]:
         outputs = Path(settings["output_dir"])
-        resumed = plan_resume(settings["resume"], overrides, outputs, settings["trust"])
+        resumed = plan_resume(settings["resume"], overrides, outputs, settings["trust"], settings["logger"])
     from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
 
     if settings["resume"]:

@@ -19,7 +19,7 @@ from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
 from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, read_result
 from cnn_lab.runs.recorder import Recorder
 from cnn_lab.runs.stopping import StopRequest
-from cnn_lab.runs.trust import check_trusted
+from cnn_lab.runs.trust import OF_TRAINING, check_trusted
 from cnn_lab.settings.config import check_config
 
 ASKED_EVERY = 10  # batches, after which the processes of a run ask each other whether to stop
@@ -116,7 +116,7 @@ class Checkpoints(Checkpoint):
 def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     """A checkpoint as plain data and tensors, its config checked; nothing in the file is executed.
 
-    `trust` is that of `check_trusted`.
+    The config is without what only training builds. `trust` is that of `check_trusted`.
 
     Raises:
         ConfigError: when it is no checkpoint of this project, or its config is refused.
@@ -132,9 +132,10 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
     except Exception as error:  # damaged and hostile files make their readers raise anything
         reason = f": {error}" if isinstance(error, ConfigError) else ""
         raise ConfigError(f"{path} is not a checkpoint of this project{reason}") from error
-    check_trusted(checkpoint["config"], trust)
+    config = {**checkpoint["config"], **OF_TRAINING}
+    check_trusted(config, trust, path)
     try:
-        checkpoint["config"] = check_config(checkpoint["config"])
+        checkpoint["config"] = check_config(config)
     except Exception as error:  # a value of a type that nobody would type
         raise ConfigError(f"{path}{describe_version(path)}: {first_line(error)}") from error
     return checkpoint

@@ -90,5 +90,5 @@ def _describe_failure(run: Run, error: Exception) -> str:
 
 
 def _resume_command(run: Run) -> str:
-    trust = " trust=true" if run.needs_trust() else ""
+    trust = " trust=true" if run.needs_trust(to_train=True) else ""
     return f"python {type_path(PROJECT / 'scripts' / 'train.py')} {type_override('resume', run.path)}{trust}"

@@ -23,7 +23,7 @@ import yaml
 from cnn_lab import __version__
 from cnn_lab.errors import ConfigError, printable
 from cnn_lab.runs.lock import is_alive, is_helper_process
-from cnn_lab.runs.trust import check_trusted, read_text, read_yaml
+from cnn_lab.runs.trust import OF_TRAINING, check_trusted, read_text, read_yaml
 from cnn_lab.settings.config import PROJECT
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
@@ -39,7 +39,8 @@ RESULT_TYPES: dict[str, Any] = {
     **dict.fromkeys(("seed", "parameters", "epochs", "steps", "steps_per_epoch", "checkpoint_step"), NUMBER),
     **dict.fromkeys(("seconds", "seconds_per_epoch", "samples_per_second", "updated"), NUMBER),
     **dict.fromkeys(("test/loss", "test/accuracy"), NUMBER),
-    "overrides": list,
+    **dict.fromkeys(("overrides", "resumed"), list),
+    **dict.fromkeys(("logger", "logger_run"), str),
     "versions": {"cnn_lab": str},
     "dataset": {"name": str},
     "best": {"val/accuracy": NUMBER},
@@ -93,10 +94,10 @@ class Run:
             return
         replace_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
-    def needs_trust(self) -> bool:
-        """Whether its config names code that is used only if the user says that it is their own."""
+    def needs_trust(self, to_train: bool = False) -> bool:
+        """Whether using it, or training it further, takes the user's word that it can be trusted."""
         try:
-            check_trusted(read_yaml(self.path / "config.yaml"))
+            check_trusted(read_yaml(self.path / "config.yaml") | ({} if to_train else OF_TRAINING))
         except ConfigError:
             return True
         return False

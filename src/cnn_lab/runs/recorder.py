@@ -62,10 +62,11 @@ class Recorder(Callback):
         )
         if not trainer.ckpt_path:
             self.run.keep_epochs(0)
-            for logger in trainer.loggers[1:]:
-                logger.log_hyperparams(flatten(self.config))
         for logger in trainer.loggers[1:]:
-            self.run.update(logger_run=logger.version)
+            is_known = self.run.result.get("logger") == type(logger).__name__
+            if not (trainer.ckpt_path and is_known):
+                logger.log_hyperparams(flatten(self.config))
+            self.run.update(logger=type(logger).__name__, logger_run=str(logger.version))
         self.events.log_start(self.config, pl_module.layers)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ Nothing here imports torch.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,11 @@ WITH_AN_END = ("cnn_lab.scheduler.cosine", "cnn_lab.scheduler.one_cycle")
 
 
 def plan_resume(
-    path: str, overrides: Sequence[str], output_dir: Path, trust: bool = False
+    path: str,
+    overrides: Sequence[str],
+    output_dir: Path,
+    trust: bool = False,
+    logger: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], Path, str, list[str]]:
     """What `cnn_lab.training.train` needs to go on with a run: settings, directory, label, overrides.
 
@@ -34,6 +38,7 @@ def plan_resume(
         path: "latest", or a run directory.
         overrides: what was typed, `resume` included.
         trust: see `check_trusted`.
+        logger: the logger's settings as typed, which replace those of the run if any were typed.
 
     Raises:
         ConfigError: when there is no such run, another process runs it, it has no checkpoint or nothing left
@@ -42,11 +47,17 @@ def plan_resume(
     run_dir = _find(path, output_dir)
     earlier = read_result(run_dir)
     stored = read_yaml(run_dir / "config.yaml")
-    check_trusted(stored, trust)
+    _renew_place(stored, _find_outputs(run_dir, output_dir))
     changes = _read_changes(overrides, flatten(stored))
+    typed_logger = {key for key in changes if key.partition(".")[0] == "logger"}
+    if typed_logger:
+        stored["logger"] = {}
+    check_trusted(stored, trust, shorten(run_dir), "trust=true")
+    if typed_logger:
+        stored["logger"] = dict(logger or {})
     config = OmegaConf.create(stored)
-    for key, value in changes.items():
-        OmegaConf.update(config, key, value)
+    for key in changes.keys() - typed_logger:
+        OmegaConf.update(config, key, changes[key])
     settings = check_config(OmegaConf.to_container(config))  # type: ignore[arg-type]
     data = settings["data"]
     is_gone = data.get("root") and not Path(data["root"]).exists()
@@ -69,6 +80,22 @@ def _find(path: str, output_dir: Path) -> Path:
     if not is_helper_process() and is_alive(run_dir):
         raise ConfigError(f"resume={path}: {shorten(run_dir)} is being trained by another process")
     return run_dir
+
+
+def _find_outputs(run_dir: Path, typed: Path) -> Path:
+    """The output folder that a run lies in now, wherever it was trained; else the one that was typed."""
+    if run_dir.parent.name == "runs":
+        return run_dir.parents[1]
+    return run_dir.parents[2] if run_dir.parents[1].name == "sweeps" else typed
+
+
+def _renew_place(stored: dict[str, Any], outputs: Path) -> None:
+    logger, earlier = stored.get("logger"), stored.get("output_dir")
+    if isinstance(logger, dict):  # older runs spell out what null means
+        store = str(logger.get("tracking_uri")).removeprefix("file:")
+        if store.endswith("/mlruns") and f"{earlier}/mlruns".endswith(store):
+            logger["tracking_uri"] = None
+    stored["output_dir"] = str(outputs)
 
 
 def _read_changes(overrides: Sequence[str], stored: dict[str, Any]) -> dict[str, Any]:

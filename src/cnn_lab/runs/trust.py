@@ -28,18 +28,27 @@ OF_LIBRARIES = {
     r"(DeviceStatsMonitor|EarlyStopping|LearningRateMonitor|Timer)",
 }
 LARGEST_CONFIG = 500_000  # bytes, of which the configs of a long sweep take a tenth
+# What only training builds, and what takes its place where a trained network is used.
+OF_TRAINING = {
+    "callbacks": {},
+    "logger": {},
+    "optimizer": {"_target_": "torch.optim.SGD"},
+    "scheduler": {"_target_": "cnn_lab.scheduler.constant"},
+}
 
 
-def check_trusted(config: Any, trust: bool = False) -> None:
-    """Refuse a stored config that is not plain data, or has a target that no file of conf/ has there.
+def check_trusted(config: Any, trust: bool = False, run: object = "this run", add: str = "--trust") -> None:
+    """Refuse a stored config that is not plain data, or names code or a logger that no file of conf/ has.
 
-    Nothing is imported to find out.
+    A logger's settings say where to write and to whom to send. Nothing is imported to find out.
 
     Args:
-        trust: the user says that the run is their own, so that it may have any target.
+        trust: the user says that the run is their own, so that it may have any target and any logger.
+        run: what to call the run in a message.
+        add: what to type to trust it.
 
     Raises:
-        ConfigError: naming the key, and the target.
+        ConfigError: naming what is not trusted, and what to type to trust it.
     """
     foreign = []
     for path, value in walk_plain(config):
@@ -51,8 +60,15 @@ def check_trusted(config: Any, trust: bool = False) -> None:
             raise ConfigError(f"{'.'.join(path)}={value} is refused: a stored config is resolved already")
     if foreign and not trust:
         raise ConfigError(
-            f"{', '.join(foreign)} is refused: it would run code that no file in conf/ names there; if the "
-            "run and that code are your own, add --trust (to resume=, trust=true)"
+            f"{run} uses code from outside the project ({', '.join(foreign)}). If you trust it, add {add}"
+        )
+    logger = config.get("logger")
+    if logger and not trust and logger not in _list_loggers():
+        leaves = (item for item in walk_plain({"logger": logger}) if not isinstance(item[1], dict))
+        written = ", ".join(f"{'.'.join(path)}={value!s:.100}" for path, value in leaves)
+        raise ConfigError(
+            f"{run} uses a logger with settings that no file in conf/logger/ has ({written}). "
+            f"If you trust it, add {add}; to continue without this logger, add logger=tensorboard"
         )
 
 
@@ -152,9 +168,21 @@ def _is_known(path: Sequence[str], target: Any) -> bool:
 def list_targets() -> dict[tuple[str, ...], set[str]]:
     """The targets that this project's own config files name, by the keys that lead to them."""
     found: dict[tuple[str, ...], set[str]] = {}
-    for group in (*GROUPS, "logger"):
-        for file in (PROJECT / "conf" / group).glob("*.yaml"):
-            for path, value in walk_plain(yaml.load(file.read_bytes(), YAML_LOADER)):  # noqa: S506
-                if path[-1] == "_target_" and value not in (None, MISSING):
-                    found.setdefault((group, *path), set()).add(value)
+    groups = (*GROUPS, *OWN, "logger")
+    for file in (PROJECT / "conf").rglob("*.yaml"):
+        content = _read_own(file)
+        group = file.parent.name
+        nodes = {group: content} if group in groups else content  # as in an experiment, or in train.yaml
+        for path, value in walk_plain({name: nodes[name] for name in groups if name in nodes}):
+            if path[-1] == "_target_" and value not in (None, MISSING):
+                found.setdefault(path, set()).add(value)
     return found
+
+
+def _list_loggers() -> list[dict[str, Any]]:
+    """The settings of each logger in conf/logger/."""
+    return [_read_own(file) for file in (PROJECT / "conf" / "logger").glob("*.yaml")]
+
+
+def _read_own(file: Path) -> dict[str, Any]:
+    return yaml.load(file.read_bytes(), YAML_LOADER) or {}  # noqa: S506 - it is a safe one

@@ -20,7 +20,7 @@ SUPPLIED = {
     "trainer": {
         "logger", "callbacks", "fast_dev_run", "barebones", "default_root_dir", "enable_checkpointing",
         "enable_progress_bar", "enable_model_summary", "use_distributed_sampler", "num_nodes",
-        "val_check_interval",
+        "val_check_interval", "plugins", "model_registry",
     },
 }  # fmt: skip
 
