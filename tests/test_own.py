@@ -87,9 +87,9 @@ def test_lower_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
 
 LOSS, CALLBACK = "torch.nn.MultiMarginLoss", "lightning.pytorch.callbacks"
 MISTAKES = {
-    "best=val/f2": "best=val/f2 is not an option; did you mean 'val/f1'? (there are val/loss, val/accuracy, val/f1)",
-    "best=train/f1": "best=train/f1 is not an option (there are val/loss, val/accuracy, val/f1)",
-    "early_stopping.monitor=val/f": "early_stopping.monitor=val/f is not an option; did you mean 'val/f1'? (there are ",
+    "best=val/f2": "best=val/f2 is not an option. Did you mean 'val/f1'?",
+    "best=train/f1": "best=train/f1 is not an option. Did you mean 'val/f1'?",
+    "early_stopping.monitor=val/f": "early_stopping.monitor=val/f is not an option. Did you mean 'val/f1'?",
     "metrics.f1.num_classes=3": "metrics.f1.num_classes cannot be set: the run sets it itself",
     "metrics.f1.avrage=micro": "metrics.f1: Unexpected keyword arguments: `avrage`",
     "metrics.loss._target_=torchmetrics.MeanSquaredError": "metrics.loss cannot be called so: give a plain name that is",

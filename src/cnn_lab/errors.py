@@ -6,11 +6,56 @@ import os
 import re
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal would obey some of these
 LARGEST_INT = 10**18  # what libraries compute with fits into 64 bits
+LISTED = 12  # names in a message, more than which nobody reads
+ALIKE, SLIP = 0.65, 0.83  # from which on two names look alike, and differ by a letter or so
+AT_ITS_PLACE = 0.3  # how much more likely a name is in the group that was typed
+# Words that the field uses for the same thing, without capitals and separators.
+SAME_MEANING = [
+    set(line.split())
+    for line in """
+        lr learningrate lrate
+        maxepochs epochs epoch
+        maxsteps steps iterations
+        batchsize batch bs minibatch
+        numworkers workers
+        devices gpus
+        accelerator device gpu cuda
+        precision fp16 bf16 amp halfprecision
+        accumulategradbatches gradaccum gradientaccumulationsteps
+        gradientclipval clip gradclip clipgradnorm maxnorm maxgradnorm
+        limittestbatches testsize
+        momentum betas
+        weightdecay wd l2
+        channels filters width outchannels layers
+        kernelsizes kernel filtersize
+        hidden units hiddensize hiddenlayers fc
+        depth layers
+        activation nonlinearity act
+        norm bn normalization batch batchnorm
+        average avg mean
+        silu swish
+        same half
+        valsize valsplit validationsize validationsplit validsize
+        root path dir folder datadir
+        resume checkpoint ckpt load
+        outputdir output outdir savedir logdir
+        label name runname experimentname
+        seed randomseed
+        model net network arch architecture
+        data dataset
+        optimizer opt optim
+        scheduler lrscheduler
+        loss criterion lossfn
+        logger wandb tensorboard mlflow
+        accuracy acc
+        max maximum
+    """.strip().splitlines()
+]
 
 
 class CnnLabError(Exception):
@@ -46,9 +91,63 @@ class RunInterrupted(BaseException):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'channels'?` for the known name nearest to `name`, else an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    """What ends a message on a name that is not `known`: the nearest one, or else a list of them."""
+    return find_nearest(name, known := list(known)) or list_known(known)
+
+
+def find_nearest(name: str, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
+    """`. Did you mean 'channels'?` for the known name that is most like `name`, else an empty string.
+
+    Args:
+        known: what `name` may be; names in dots are compared as wholes and by their last parts.
+        elsewhere: names that get a hint only if they are nearly the same.
+    """
+    near = {option: _compare(name, option) + AT_ITS_PLACE for option in known}
+    far = {option: _compare(name, option) for option in elsewhere}
+    scores = {option: score for option, score in near.items() if score >= ALIKE + AT_ITS_PLACE}
+    scores |= {option: score for option, score in far.items() if score >= SLIP and option not in near}
+    return f". Did you mean '{max(scores, key=scores.__getitem__)}'?" if scores else ""
+
+
+def list_known(known: Sequence[str]) -> str:
+    """` (choose from a, b)`, of a long list only the beginning."""
+    if not known:
+        return " (it has none)"
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f" (choose from {', '.join(known[:LISTED])}{more})"
+
+
+def _compare(name: str, option: str) -> float:
+    """How alike two names are, from 0 to 3, by spelling and by meaning."""
+    typed, other = _simplify(name), _simplify(option)
+    spelling = difflib.SequenceMatcher(None, typed, other).ratio()
+    if typed == other:
+        return 2 + spelling
+    last, other_last = re.split("[./]", name)[-1], re.split("[./]", option)[-1]
+    pair = {_simplify(last), _simplify(other_last)}
+    if len(pair) == 1 or any(pair <= words for words in SAME_MEANING):
+        return 1.5 + spelling / 2
+    closeness = difflib.SequenceMatcher(None, *pair).ratio()
+    words, other_words = _split(last), _split(other_last)
+    if words <= other_words or words >= other_words or closeness >= SLIP:
+        return 1 + spelling / 2
+    return closeness if "." in option else max(closeness, spelling)
+
+
+def _simplify(name: str) -> str:
+    """A name without what people write differently: capitals, separators, a leading num_ or n_."""
+    lower = re.sub(r"^(num|n)_(?=.)", "", name.lower())
+    return re.sub(r"[\W_]", "", lower)
+
+
+def _split(name: str) -> set[str]:
+    """The words of a name: `max_epochs` and `MaxEpochs` have the same ones."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
+
+
+def count(number: int, noun: str) -> str:
+    """A number before its noun: "1 run", "2 runs", "1,000 images"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def printable(text: str) -> str:

@@ -256,7 +256,7 @@ def _padding_pixels(name: str, block: Block) -> float:
     """Padding on each side. A half pixel says that one side gets one more than the other."""
     if not isinstance(block.padding, str):
         return block.padding
-    _check_option("paddings", block.padding, ("same",), "or a number")
+    _check_option("paddings", block.padding, ("same",), "a number")
     if block.kernel_size % 2 == 0 and block.stride > 1:
         raise ConfigError(
             f"model: {name}: model.paddings=same with a stride above 1 needs an odd kernel size, "
@@ -281,9 +281,6 @@ def _per_block(name: str, value: T | Sequence[T], count: int) -> list[T]:
     return list(value)
 
 
-def _check_option(name: str, value: Any, options: Sequence[str], more: str = "") -> None:
+def _check_option(name: str, value: Any, options: Sequence[str], *more: str) -> None:
     if value not in options:
-        listed = " ".join(filter(None, [", ".join(options), more]))
-        raise ConfigError(
-            f"model.{name}={value} is not an option{suggest(str(value), options)} (it can be {listed})"
-        )
+        raise ConfigError(f"model.{name}={value} is not an option{suggest(str(value), [*options, *more])}")

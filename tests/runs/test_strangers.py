@@ -238,8 +238,8 @@ def test_weights_that_are_no_numbers_are_the_runs_own(checkpoint: dict[str, Any]
 @pytest.mark.parametrize(
     ("group", "change", "message"),
     [
-        ("model", {"gates": 3}, r"model\.gates is no setting of cnn_lab\.model\.CNN"),
-        ("model", {"dropout": "much"}, r"model\.dropout=much has the wrong type"),
+        ("model", {"gates": 3}, r"cnn_lab\.model\.CNN has no setting 'gates'"),
+        ("model", {"dropout": "much"}, r"model\.dropout=much must be a number"),
         ("trainer", {"callbacks": []}, r"trainer\.callbacks cannot be set"),
         ("trainer", {"default_root_dir": "/"}, r"trainer\.default_root_dir cannot be set"),
     ],

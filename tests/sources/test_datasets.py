@@ -248,8 +248,7 @@ def test_a_data_set_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_idx(tmp_path, "FashionMnist")
     assert str(caught.value) == (
-        "data.source.dataset=FashionMnist is not an option; did you mean 'FashionMNIST'? "
-        "(there are MNIST, FashionMNIST, KMNIST)"
+        "data.source.dataset=FashionMnist is not an option. Did you mean 'FashionMNIST'?"
     )
 
 

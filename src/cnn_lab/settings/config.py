@@ -104,8 +104,9 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
         DataError: for images that had to be looked at, and are not as they should be.
     """
     plain = _resolve(config)
+    settings = list(flatten(plain))
     for group, node, target in _list_nodes(plain):
-        check_group(group, node, target)
+        check_group(group, node, target, settings)
     _check_length(plain["trainer"])
     if not plain["output_dir"]:
         raise ConfigError("output_dir= is empty: give a folder, as in output_dir=outputs")
@@ -164,9 +165,7 @@ def _list_nodes(plain: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], st
         yield from list_nodes("logger", plain["logger"])
     for group in OWN:
         if not isinstance(plain[group], dict):
-            raise ConfigError(
-                f"{group}={show(plain[group])} has the wrong type: it takes names, each with a _target_"
-            )
+            raise ConfigError(f"{group}={show(plain[group])} must be a group of names, each with a _target_")
         for name, node in plain[group].items():
             if not name.isidentifier() or name in MEASURED:
                 raise ConfigError(f"{group}.{name} cannot be called so: give a plain name that is not taken")
@@ -189,16 +188,14 @@ def _check_monitors(config: Mapping[str, Any]) -> None:
     """Only training and validation images may choose anything, and there must be some where they do."""
     stopping, names = config["early_stopping"], (*MEASURED, *config["metrics"])
     if config["best"] not in (best := [f"val/{name}" for name in names]):
-        near = suggest(config["best"], best)
-        raise ConfigError(f"best={config['best']} is not an option{near} (there are {', '.join(best)})")
+        raise ConfigError(f"best={config['best']} is not an option{suggest(config['best'], best)}")
     options = [f"{split}/{name}" for split in ("val", "train") for name in names]
     monitors = {"early_stopping.monitor": (stopping["monitor"], stopping["patience"] is not None)}
     if "monitor" in config["scheduler"]:
         monitors["scheduler.monitor"] = (config["scheduler"]["monitor"], True)
     for key, (metric, is_used) in monitors.items():
         if metric not in options:
-            near = suggest(metric, options)
-            raise ConfigError(f"{key}={metric} is not an option{near} (there are {', '.join(options)})")
+            raise ConfigError(f"{key}={metric} is not an option{suggest(metric, options)}")
         for problem in _list_gaps(config, key) if is_used and metric.startswith("val/") else ():
             raise ConfigError(
                 f"{key}={metric} needs validation images after each epoch, which {problem} leaves out; "

@@ -89,8 +89,7 @@ def _check_classes(data: Mapping[str, Any]) -> None:
     key = f"data.classes=[{','.join(chosen)}]"
     for name in chosen if names else ():
         if name not in names:
-            near, known = suggest(name, names), ", ".join(names)
-            raise ConfigError(f"{key}: {data['name']} has no class '{name}'{near} (there are {known})")
+            raise ConfigError(f"{key}: {data['name']} has no class '{name}'{suggest(name, names)}")
     if len(chosen) < 2:
         raise ConfigError(f"{key} must name two classes at least")
     for name, times in Counter(chosen).items():

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from cnn_lab.errors import ConfigError, check_range, suggest
+from cnn_lab.errors import LISTED, ConfigError, check_range, find_nearest, list_known
 from cnn_lab.settings.ranges import RANGES
 from cnn_lab.settings.signatures import Parameter, read_signature
 
@@ -41,8 +41,11 @@ def list_nodes(group: str, node: Any) -> Iterator[tuple[str, dict[str, Any], str
             yield from list_nodes(f"{group}.{name}", value)
 
 
-def check_group(group: str, node: Mapping[str, Any], target: str) -> None:
+def check_group(group: str, node: Mapping[str, Any], target: str, settings: Iterable[str] = ()) -> None:
     """Check a node, of the top level where `group` is empty, against the class or function `target`.
+
+    Args:
+        settings: the dotted keys of the whole config, among which an unknown one may have its place.
 
     Raises:
         ConfigError: for the first setting that is unknown, missing, of a wrong type or out of range.
@@ -58,7 +61,8 @@ def check_group(group: str, node: Mapping[str, Any], target: str) -> None:
         if name in list_supplied(group):
             raise ConfigError(describe_supplied(group, name))
         if known is not None and name not in known:
-            raise ConfigError(describe_unknown(group, name, known, target))
+            owner = group if target.startswith("cnn_lab.settings.") else target
+            raise ConfigError(describe_unknown(join(group, name), owner, known, settings))
         key = join(group, name)
         _check_type(key, value, (known or {}).get(name), group)
         if key in RANGES:
@@ -96,12 +100,20 @@ def join(group: str, name: str) -> str:
     return f"{group}.{name}" if group else name
 
 
-def describe_unknown(group: str, name: str, known: Iterable[str], target: str = "") -> str:
-    """Say that a group has no such setting, and which is the nearest."""
-    of = f" of {target}" if group and target else ""
-    listed = sorted(known)
-    there_are = f"there are {', '.join(listed)}" if listed else "it has none"
-    return f"{join(group, name)} is no setting{of}{suggest(name, listed)} ({there_are})"
+def describe_unknown(key: str, owner: str, known: Iterable[str], settings: Iterable[str]) -> str:
+    """Say that there is no setting with this dotted key, and which one was probably meant.
+
+    Args:
+        owner: the group, class or function that lacks it; empty for a key that begins with no group.
+        known: the names that `owner` has.
+        settings: the dotted keys of the whole config.
+    """
+    group, _, name = key.rpartition(".") if owner else ("", "", key)
+    names = sorted(known)
+    elsewhere = (other for other in settings if other != key)
+    near = find_nearest(key, [join(group, other) for other in names], elsewhere)
+    listed = list_known(names) if len(names) <= LISTED else " (--help lists what there is)"
+    return f"{owner or 'cnn-lab'} has no setting '{name}'{near or listed}"
 
 
 def describe_supplied(group: str, name: str) -> str:
@@ -120,4 +132,4 @@ def _check_type(key: str, value: Any, parameter: Parameter | None, group: str) -
     if parameter is None or parameter.accepts(value):
         return
     if value != "auto" or group != "trainer":  # Lightning's annotations do not say all that it takes
-        raise ConfigError(f"{key}={show(value)} has the wrong type: it takes {parameter}")
+        raise ConfigError(f"{key}={show(value)} must be {parameter}")

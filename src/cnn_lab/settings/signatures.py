@@ -8,10 +8,13 @@ import ast
 import functools
 import importlib.util
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
+
+from cnn_lab.errors import find_nearest
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def _find_package(name: str) -> ModuleSpec | None:
 
 def _find_in(module: Path, names: list[str], target: str) -> ast.stmt | None:
     if not names:
-        raise LookupError(f"'{target}' is a module, not a class or function")
+        near = find_nearest(target.rpartition(".")[2], _list_names(module))
+        raise LookupError(f"'{target}' is a module, not a class or function{near}")
     name, rest = names[0], names[1:]
     if module.name == "__init__.py":
         for inner in (module.parent / name / "__init__.py", module.parent / f"{name}.py"):
@@ -114,7 +118,16 @@ def _find_in(module: Path, names: list[str], target: str) -> ast.stmt | None:
                 return None
     if any(_hides_names(statement) for statement in _statements(module)):
         return None
-    raise LookupError(f"there is no '{target}' in {module}")
+    near = find_nearest(name, _list_names(module))
+    raise LookupError(f"there is no '{target}' in {module}{near}")
+
+
+def _list_names(module: Path) -> Iterator[str]:
+    for statement in _statements(module):
+        if isinstance(statement, ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ClassDef | ast.FunctionDef):
+            yield statement.name
 
 
 def _hides_names(statement: ast.stmt) -> bool:
@@ -149,8 +162,10 @@ def _statements(module: Path) -> list[ast.stmt]:
 
 
 def _describe(annotation: ast.expr) -> str:
-    """The annotation in the words of a config: `Sequence[int] | None` is "a list of int or null"."""
+    """The annotation in the words of a config: `Sequence[int] | None` is "a list of integers or null"."""
     match annotation:
+        case ast.Name(id=name) if name in WORDS:
+            return WORDS[name]
         case ast.Constant(value=None):
             return "null"
         case ast.BinOp(op=ast.BitOr(), left=left, right=ast.Name(id="Tensor")):
@@ -162,15 +177,18 @@ def _describe(annotation: ast.expr) -> str:
         case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=options)):
             return " or ".join(_describe(option) for option in options)
         case ast.Subscript(value=ast.Name(id="tuple" | "Tuple"), slice=ast.Tuple(elts=items)):
-            return f"a list like [{','.join(_describe(item) for item in items)}]"
+            return f"a list like [{','.join(_describe(item).split()[-1] for item in items)}]"
         case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=options)):
             return " or ".join(ast.unparse(option) for option in options)
         case ast.Subscript(value=ast.Name(id="list" | "List" | "Sequence" | "Iterable"), slice=item):
-            return f"a list of {_describe(item)}"
+            return (
+                f"a list of {' or '.join(f'{word.split()[-1]}s' for word in _describe(item).split(' or '))}"
+            )
         case _:
             return ast.unparse(annotation)
 
 
+WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a text"}
 NUMBERS = {"int": int, "float": int | float, "str": str}
 
 

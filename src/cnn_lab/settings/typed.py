@@ -13,11 +13,11 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from cnn_lab.errors import ConfigError, suggest
-from cnn_lab.settings.config import SCHEMAS
+from cnn_lab.settings.config import SCHEMAS, flatten
 from cnn_lab.settings.groups import describe_unknown, read_parameters, show
 
 MULTIRUN = ("-m", "--multirun")
@@ -93,8 +93,7 @@ def explain(error: Exception) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         options = [str(name) for name in error.options or ()]
         if options:
-            near = suggest(option, options)
-            return f"{group}={option} is not an option{near} (there are {', '.join(options)})"
+            return f"{group}={option} is not an option{suggest(option, options)}"
     if isinstance(error, OverrideParseException):
         return _explain_unreadable(str(error.override))
     if several := _find_several(sys.argv[1:]):
@@ -152,17 +151,20 @@ def _find_several(arguments: Sequence[str]) -> str:
     return ""
 
 
-def _explain_key(key: str, node: object) -> str:
+def _explain_key(key: str, node: DictConfig) -> str:
     """Say that a dotted key is none of `node`, the part of the config that it names, and which is nearest."""
-    path, _, name = key.rpartition(".")
-    if not path:
-        return describe_unknown("", name, read_parameters("", SCHEMAS[""]) or ())
-    names = map(str, node if isinstance(node, DictConfig) else ())
-    return describe_unknown(path, name, (item for item in names if not item.startswith("_")))
+    settings = flatten(OmegaConf.to_container(node._get_root()))  # type: ignore[arg-type]
+    settings = [name for name in settings if not re.match(r"hydra\.(?!sweeper|launcher)", name)]
+    group, _, _ = key.rpartition(".")
+    if group:
+        known = [str(name) for name in node if not str(name).startswith("_")]
+        return describe_unknown(key, group, known, settings)
+    typed = (item.lstrip("+~").partition("=")[0] for item in sys.argv[1:])
+    whole = next((item for item in typed if item.startswith(f"{key}.")), key)
+    return describe_unknown(whole, "", read_parameters("", SCHEMAS[""]) or (), settings)
 
 
 def _explain_type(key: str, value: object) -> str:
     group, _, name = key.rpartition(".")
     known = read_parameters(group, SCHEMAS[group]) if group in SCHEMAS else None
-    takes = f": it takes {known[name]}" if known and name in known else ""
-    return f"{key}={show(value)} has the wrong type{takes}"
+    return f"{key}={show(value)} must be {known[name] if known and name in known else 'of another type'}"

@@ -140,10 +140,8 @@ def _check_classes(
                 f"{where}: the folder {name} has no pictures: put some there or delete it{links}"
             )
         if found[part][name] and name not in names:
-            near, known = suggest(name, names), ", ".join(names)
-            raise ConfigError(
-                f"{where}: {part}/{name} is a class that train/ lacks{near} (it has {known}){links}"
-            )
+            near = suggest(name, names)
+            raise ConfigError(f"{where}{links}: {part}/{name} is a class that train/ lacks{near}")
     if len(names) < 2:
         there_are = f"one class, {names[0]}" if names else "no pictures"
         raise ConfigError(

@@ -51,8 +51,8 @@ def read_idx(root: str | Path, dataset: str) -> dict[str, Split]:
         DataError: naming the file that is damaged or cannot be had, and what to do.
     """
     if dataset not in IDX_DATASETS:
-        near, known = suggest(dataset, IDX_DATASETS), ", ".join(IDX_DATASETS)
-        raise ConfigError(f"data.source.dataset={dataset} is not an option{near} (there are {known})")
+        near = suggest(dataset, IDX_DATASETS)
+        raise ConfigError(f"data.source.dataset={dataset} is not an option{near}")
     from torchvision import datasets
 
     folder = Path(root).expanduser() / dataset / "raw"
@@ -76,8 +76,8 @@ def read_emnist(root: str | Path, split: str) -> dict[str, Split]:
         DataError: naming the file that is damaged or cannot be had, and what to do.
     """
     if split not in EMNIST_FIRST_LABELS:
-        near, known = suggest(split, EMNIST_FIRST_LABELS), ", ".join(EMNIST_FIRST_LABELS)
-        raise ConfigError(f"data.source.split={split} is not an option{near} (there are {known})")
+        near = suggest(split, EMNIST_FIRST_LABELS)
+        raise ConfigError(f"data.source.split={split} is not an option{near}")
     folder = Path(root).expanduser() / "EMNIST" / "raw"
     kinds = ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
     paths = [folder / f"emnist-{split}-{kind}-ubyte.gz" for kind in kinds]
