@@ -1,7 +1,6 @@
 """Tell what a trained CNN does with one digit, as one page: from its pixels to the probabilities."""
 
-from cnn_lab.commands.explain import main
-from cnn_lab.terminal.command import run_command
+from cnn_lab.commands.door import run
 
 if __name__ == "__main__":
-    run_command(main)
+    run("explain")

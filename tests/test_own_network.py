@@ -56,7 +56,7 @@ def test_its_runs_are_used_if_the_user_says_that_they_are_theirs(place: Path) ->
     assert "the same class on all" in exported.stdout, exported.stderr
     explained = run_script("explain.py", run, "--trust", cwd=place)
     assert (explained.returncode, explained.stderr.count("\n")) == (2, 1)
-    assert "explain.py needs a network with convolutional blocks" in explained.stderr
+    assert "explain needs a network with convolutional blocks" in explained.stderr
     resumed = train_command(f"resume={run}", "trainer.max_epochs=2", "trust=true", cwd=place)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert read_result(Path(run))["epochs"] == 2

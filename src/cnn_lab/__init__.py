@@ -3,4 +3,4 @@
 On top lie the modules of the lesson, below them rooms with the machinery; README tells which is which.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -23,8 +23,8 @@ from cnn_lab.runs.loggers import ending, make_loggers
 from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, Run
 from cnn_lab.runs.recorder import Recorder
 from cnn_lab.runs.stopping import StopRequest
-from cnn_lab.settings.config import PROJECT
 from cnn_lab.settings.meaning import fingerprint
+from cnn_lab.settings.places import DATA
 from cnn_lab.sources.download import refuse_downloads
 from cnn_lab.terminal.display import Display
 from cnn_lab.terminal.logs import claim_lightning_logs
@@ -79,10 +79,12 @@ def train(
     check_fit(classifier.loss, classifier.metrics, data.num_classes)
 
     with stop, ending(loggers, run), recording(run, config, screen):
+        screen.wait_for("Reading the images")
         fit(trainer, classifier, data, checkpoint)
         if (run_dir / BEST_CHECKPOINT).is_file():
             best = torch.load(run_dir / BEST_CHECKPOINT, map_location="cpu", weights_only=True)
             classifier.load_state_dict(best["state_dict"])
+        screen.wait_for("Testing the best checkpoint")
         trainer.test(classifier, datamodule=data, verbose=False)
         events.experiment.close()
     return run
@@ -123,7 +125,7 @@ def fit(
     Raises:
         ConfigError: for settings that Lightning refuses once it knows the data and the optimizer.
     """
-    is_foreign = checkpoint and getattr(data, "root", None) not in (None, str(PROJECT / "data"))
+    is_foreign = checkpoint and getattr(data, "root", None) not in (None, str(DATA))
     # Lightning takes a run with max_steps for one without epochs, and resumes inside one that has ended.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     try:

@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import re
-import runpy
 import shutil
 import signal
 import struct
@@ -16,6 +15,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -722,7 +722,7 @@ def test_the_commands_refuse_a_strangers_code(
         ["predict.py", "--run", str(run), picture],
     ):
         monkeypatch.setattr("sys.argv", command)
-        main = runpy.run_path(str(PROJECT / "scripts" / command[0]))["main"]
+        main = import_module(f"cnn_lab.commands.{Path(command[0]).stem}").main
         with pytest.raises(ConfigError) as caught:
             main()
         assert str(caught.value) == message

@@ -133,8 +133,8 @@ def test_tensorboard_has_the_layer_table_and_first_in_hparams_what_was_typed(col
 def test_what_needs_gray_squares_says_so_at_once(colours: Colours, tmp_path: Path) -> None:
     trained = load_trained(colours.checkpoint)
     uses = {
-        "explain.py": lambda: explain(trained, colours.path, tmp_path),
-        "draw.py": lambda: build_page(trained, ""),
+        "explain": lambda: explain(trained, colours.path, tmp_path),
+        "draw": lambda: build_page(trained, ""),
     }
     for name, use in uses.items():
         with pytest.raises(ConfigError) as caught:
@@ -180,9 +180,7 @@ def test_two_classes_with_shuffled_pixels_in_a_fold(tmp_path: Path) -> None:
     assert result["classes"] == ["blue", "T-shirt/top"]
     assert result["accuracy"] == read_result(tmp_path)["test/accuracy"] > 0.9
     assert export(tmp_path, checkpoint, "torch").images == 40
-    with pytest.raises(
-        ConfigError, match=r"^explain.py shows images as they are; give a run without data.shuf"
-    ):
+    with pytest.raises(ConfigError, match=r"^explain shows images as they are; give a run without data.shuf"):
         explain(load_trained(checkpoint), tmp_path, tmp_path)
 
 

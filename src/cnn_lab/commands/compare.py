@@ -1,17 +1,15 @@
 """Compare two trained networks on the same test images: what only the one and only the other gets right."""
 
 import argparse
-import json
 from datetime import datetime
 from pathlib import Path
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.directory import STAMP, find_run
-from cnn_lab.settings.config import PROJECT
+from cnn_lab.settings.places import OUTPUTS
 from cnn_lab.sweeps.results import collect, compare, find_sweep
-from cnn_lab.terminal.command import add_trust
-
-OUTPUTS = PROJECT / "outputs"
+from cnn_lab.terminal.command import add_trust, show_json
+from cnn_lab.terminal.waiting import say
 
 
 def main() -> None:
@@ -41,17 +39,17 @@ def main() -> None:
         )
     checkpoints = [find_run(run)[1] for run in runs]
 
+    say("Loading PyTorch")
     from cnn_lab.terminal.screen import Screen, shorten
     from cnn_lab.use import comparison
 
+    say("Comparing")
     found = comparison.compare(*checkpoints, arguments.trust)
     sheet = arguments.output or OUTPUTS / "comparisons" / f"{datetime.now():{STAMP}}.png"
     differing = found.draw(sheet)
     numbers = found.as_dict()
     if arguments.json:
-        print(
-            json.dumps({"checkpoints": list(map(str, checkpoints)), **numbers, "sheet": str(sheet)}, indent=2)
-        )
+        show_json({"checkpoints": list(map(str, checkpoints)), **numbers, "sheet": str(sheet)})
         return
     screen = Screen()
     for name, checkpoint, accuracy in zip("AB", checkpoints, numbers["accuracy"], strict=True):

@@ -4,6 +4,7 @@ import argparse
 
 from cnn_lab.runs.directory import find_run
 from cnn_lab.terminal.command import add_run
+from cnn_lab.terminal.waiting import hush, say
 
 
 def main() -> None:
@@ -16,17 +17,20 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
+    say("Loading Gradio")
     from cnn_lab.use.drawing import build_page, describe, format_address, import_gradio, listen, serve
 
     with listen(arguments.host, arguments.port) as listener:
         import_gradio()
 
+        say("Loading PyTorch")
         from cnn_lab.runs.trained import load_trained  # after all that may be missing, since it takes seconds
         from cnn_lab.use.prediction import learn_likeness
 
         trained = load_trained(checkpoint, arguments.trust)
         about = describe(trained, run_dir)
         page = build_page(trained, about, learn_likeness(trained))
+        hush()
         print(about)
         print(f"Draw a digit at {format_address(listener)} (Ctrl+C ends it)", flush=True)
         serve(page, listener)

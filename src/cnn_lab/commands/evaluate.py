@@ -1,13 +1,13 @@
 """Measure a trained network again: loss, accuracy, accuracy a class and the confusion matrix."""
 
 import argparse
-import json
 from typing import Any
 
 from rich.table import Table
 
 from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import add_run
+from cnn_lab.terminal.command import add_run, show_json
+from cnn_lab.terminal.waiting import say
 
 
 def main() -> None:
@@ -18,13 +18,15 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
+    say("Loading PyTorch")
     from cnn_lab.terminal.screen import Screen, shorten
     from cnn_lab.use.evaluation import evaluate
 
+    say("Evaluating")
     measured = evaluate(checkpoint, arguments.split, arguments.trust)
     result = {"run": str(run_dir), "checkpoint": str(checkpoint), **measured}
     if arguments.json:
-        print(json.dumps(result, indent=2))
+        show_json(result)
         return
     screen = Screen()
     screen.show(f"{shorten(checkpoint)}, after epoch {result['epoch']}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cnn_lab.runs.directory import find_run
 from cnn_lab.terminal.command import add_run
+from cnn_lab.terminal.waiting import say
 
 
 def main() -> None:
@@ -21,10 +22,12 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
+    say("Loading PyTorch")
     from cnn_lab.explain.explain import explain
     from cnn_lab.runs.trained import load_trained
     from cnn_lab.terminal.screen import Screen, shorten
 
+    say("Computing and drawing the page")
     folder = arguments.output or run_dir
     trained = load_trained(checkpoint, arguments.trust)
     page, story = explain(trained, run_dir, folder, arguments.image, arguments.index)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cnn_lab.runs.directory import find_run
 from cnn_lab.terminal.command import add_run
+from cnn_lab.terminal.waiting import say
 
 
 def main() -> None:
@@ -25,9 +26,11 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
+    say("Loading PyTorch")
     from cnn_lab.terminal.screen import Screen, shorten
     from cnn_lab.use.export import describe_input, export
 
+    say("Exporting and checking the network")
     exported = export(run_dir, checkpoint, arguments.format, arguments.output, arguments.trust)
     screen = Screen()
     trained = exported.trained

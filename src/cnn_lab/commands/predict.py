@@ -1,12 +1,12 @@
 """Tell which digit is on a photo, scan or drawing, or which class a picture shows, if it was trained so."""
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from cnn_lab.runs.directory import find_run
-from cnn_lab.terminal.command import add_run
+from cnn_lab.terminal.command import add_run, show_json
+from cnn_lab.terminal.waiting import say
 
 
 def main() -> None:
@@ -22,10 +22,12 @@ def main() -> None:
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
 
+    say("Loading PyTorch")
     from cnn_lab.runs.trained import load_trained
     from cnn_lab.terminal.screen import Screen, shorten
     from cnn_lab.use.prediction import SHOWN, draw_predictions, learn_likeness, predict, read_pictures
 
+    say("Predicting")
     trained = load_trained(checkpoint, arguments.trust)
     digits = read_pictures(arguments.images, trained)
     predictions = predict(trained, digits, learn_likeness(trained))
@@ -33,7 +35,7 @@ def main() -> None:
         draw_predictions(predictions, arguments.show)
     if arguments.json:
         rows = [prediction.as_dict() for prediction in predictions]
-        print(json.dumps({"run": str(run_dir), "checkpoint": str(checkpoint), "images": rows}, indent=2))
+        show_json({"run": str(run_dir), "checkpoint": str(checkpoint), "images": rows})
         return
     screen = Screen()
     for line in format_predictions(predictions):

@@ -5,12 +5,11 @@ from datetime import datetime
 from pathlib import Path
 
 from cnn_lab.runs.directory import STAMP, SWEEP_RECORD
-from cnn_lab.settings.config import PROJECT
+from cnn_lab.settings.places import OUTPUTS
 from cnn_lab.sweeps.report import write_report
 from cnn_lab.sweeps.results import collect, find_sweep
 from cnn_lab.terminal.screen import Screen
-
-OUTPUTS = PROJECT / "outputs"
+from cnn_lab.terminal.waiting import say
 
 
 def main() -> None:
@@ -28,6 +27,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     directories = [path.absolute() for path in arguments.directories] or [find_sweep(None, OUTPUTS)]
+    say("Reading the runs")
     records = collect(directories)
     folder = arguments.output
     if folder is None and len(directories) == 1 and (directories[0] / SWEEP_RECORD).is_file():

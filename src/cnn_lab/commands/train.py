@@ -5,7 +5,10 @@ from datetime import datetime
 from pathlib import Path
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -13,10 +16,12 @@ from cnn_lab import __version__
 from cnn_lab.errors import CnnLabError
 from cnn_lab.runs.directory import STAMP, clean_label, make_label, new_run_directory
 from cnn_lab.runs.resume import plan_resume
-from cnn_lab.settings.config import PROJECT, check_config, list_typed
-from cnn_lab.settings.typed import arrange, check_typed
+from cnn_lab.settings.config import check_config, list_typed
+from cnn_lab.settings.places import CONF, find_own_conf
+from cnn_lab.settings.typed import MULTIRUN, arrange, check_typed
 from cnn_lab.sweeps.job import run_job
-from cnn_lab.terminal.command import fail
+from cnn_lab.terminal.command import fail, run_command
+from cnn_lab.terminal.waiting import hush, say
 
 
 def main() -> None:
@@ -25,8 +30,32 @@ def main() -> None:
         print(f"cnn-lab {__version__}")
         return
     check_typed(sys.argv[1:])
-    sys.argv[1:] = arrange(sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="train")(run_task)()
+    sys.argv = [__file__, *arrange(sys.argv[1:])]  # Lightning starts a run's other processes with it
+    if any(item.startswith("-") and item not in MULTIRUN for item in sys.argv):
+        hush()  # since Hydra prints what was asked for
+    use_own_conf()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run_task)()
+
+
+def use_own_conf() -> None:
+    """Let the options in the user's `conf/` stand before this project's; another project's are left alone."""
+    folder = find_own_conf()
+    if folder is None:
+        return
+    others = [path.name for path in folder.glob("*.yaml")]
+    if others:
+        hush()
+        sys.stderr.write(
+            f"{folder} is not used: {others[0]} in it belongs to another project. "
+            "A folder of your own options holds only folders, such as conf/model\n"
+        )
+        return
+
+    class OwnConf(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.prepend("own", f"file://{folder}", "main")
+
+    Plugins.instance().register(OwnConf)
 
 
 def run_task(config: DictConfig) -> None:
@@ -47,6 +76,7 @@ def train_once(config: DictConfig, overrides: list[str]) -> None:
     if settings["resume"]:
         outputs = Path(settings["output_dir"])
         resumed = plan_resume(settings["resume"], overrides, outputs, settings["trust"], settings["logger"])
+    say("Loading PyTorch")
     from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
 
     if settings["resume"]:
@@ -56,3 +86,7 @@ def train_once(config: DictConfig, overrides: list[str]) -> None:
     runs = Path(settings["output_dir"], "runs")
     with new_run_directory(runs, f"{datetime.now():{STAMP}}-{label}") as run_dir:
         train(settings, run_dir, label, overrides)
+
+
+if __name__ == "__main__":
+    run_command(main)

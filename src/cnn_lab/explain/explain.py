@@ -12,7 +12,7 @@ from cnn_lab.pictures.digits import read_digit
 from cnn_lab.runs.record import replace_file
 from cnn_lab.runs.trained import Trained
 
-PURPOSE = "explain.py"
+PURPOSE = "explain"
 VARYING = re.compile(r"6-channels\.png|8-block-\d+\.png")  # pictures that not every network has
 LONGEST_NAME = 40  # letters of a picture's name in the page's
 

@@ -15,6 +15,7 @@ from cnn_lab.explain.numbers import TIMES, number, percent, small, write_formula
 from cnn_lab.explain.story import BY_HAND, MOVED, Story
 from cnn_lab.pictures.digits import DIGIT_SHARE
 from cnn_lab.pictures.style import BLUE, ORANGE
+from cnn_lab.settings.places import name_command
 
 TEMPLATE = Path(__file__).with_name("page.html")
 WORDS = {nn.LeakyReLU: "leaky ReLU", nn.Tanh: "tanh", nn.BatchNorm2d: "batch norm"}
@@ -35,6 +36,7 @@ def fill_page(story: Story, pictures: Mapping[str, bytes], folder: str) -> str:
     given = story.example.given
     return templates.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         story=story,
+        command=name_command,
         folder=folder,
         pictures={name: embed(name, content) for name, content in pictures.items()},
         given=given and embed("given.png", drawn.to_png(given)),

@@ -170,7 +170,7 @@ def tell_story(trained: Trained, run: str, example: Example) -> Story:
     Raises:
         CnnLabError: when its logits are not PyTorch's.
     """
-    net = trained.require_cnn("explain.py")
+    net = trained.require_cnn("explain")
     image = arithmetic.normalise(example.pixels, *trained.data.levels[0])[None]
     steps = arithmetic.run_network(net, image)
     with torch.inference_mode():

@@ -23,8 +23,10 @@ from cnn_lab.runs.record import (
     read_start,
 )
 from cnn_lab.runs.trust import check_inside
-from cnn_lab.settings.config import GROUPS, PROJECT
+from cnn_lab.settings.config import GROUPS
 from cnn_lab.settings.meaning import meaning_of
+from cnn_lab.settings.places import OUTPUTS
+from cnn_lab.terminal.screen import type_command
 
 STAMP = "%Y-%m-%d_%H-%M-%S"
 LABEL_LENGTH = 80
@@ -114,12 +116,12 @@ def find_run(path: str | Path | None = None) -> tuple[Path, Path]:
     Raises:
         ConfigError: when there is none.
     """
-    path = PROJECT / "outputs" if path is None else Path(path).expanduser()
+    path = OUTPUTS if path is None else Path(path).expanduser()
     if path.is_file():
         return _find_home(path), path
-    if not path.exists() and path != PROJECT / "outputs":
+    if not path.exists() and path != OUTPUTS:
         raise ConfigError(f"{path} does not exist; give a run directory or a checkpoint")
-    if (path / "runs").is_dir() or (path / "sweeps").is_dir() or path == PROJECT / "outputs":
+    if (path / "runs").is_dir() or (path / "sweeps").is_dir() or path == OUTPUTS:
         path = find_latest_run(path, with_checkpoint=True)
         path = path.parent if (path.parent / SWEEP_RECORD).is_file() else path
     if (path / SWEEP_RECORD).is_file():
@@ -142,7 +144,7 @@ def find_latest_run(output_dir: Path, with_checkpoint: bool = False) -> Path:
     files = [*output_dir.glob("runs/*/result.json"), *output_dir.glob("sweeps/*/*/result.json")]
     runs = [file.parent for file in files if not with_checkpoint or (file.parent / LAST_CHECKPOINT).is_file()]
     if not runs:
-        raise ConfigError(f"there is no run in {output_dir}; train one first: python scripts/train.py")
+        raise ConfigError(f"there is no run in {output_dir}; train one first: {type_command('train')}")
     return max(sorted(runs), key=lambda run: read_start(read_result(run)))
 
 

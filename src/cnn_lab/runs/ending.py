@@ -12,9 +12,8 @@ from cnn_lab.errors import CnnLabError, RunInterrupted, RunPruned, list_own_line
 from cnn_lab.pictures.curves import draw_curves
 from cnn_lab.runs.lock import hold
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
-from cnn_lab.settings.config import PROJECT
 from cnn_lab.terminal.logs import drop_logs, write_logs
-from cnn_lab.terminal.screen import Screen, shorten, type_override, type_path
+from cnn_lab.terminal.screen import Screen, shorten, type_command, type_override
 
 log = logging.getLogger(__name__)
 
@@ -91,4 +90,4 @@ def _describe_failure(run: Run, error: Exception) -> str:
 
 def _resume_command(run: Run) -> str:
     trust = " trust=true" if run.needs_trust(to_train=True) else ""
-    return f"python {type_path(PROJECT / 'scripts' / 'train.py')} {type_override('resume', run.path)}{trust}"
+    return f"{type_command('train')} {type_override('resume', run.path)}{trust}"

@@ -24,7 +24,7 @@ from cnn_lab import __version__
 from cnn_lab.errors import ConfigError, printable
 from cnn_lab.runs.lock import is_alive, is_helper_process
 from cnn_lab.runs.trust import OF_TRAINING, check_trusted, read_text, read_yaml
-from cnn_lab.settings.config import PROJECT
+from cnn_lab.settings.places import PROJECT
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")

@@ -15,11 +15,12 @@ from cnn_lab.runs.directory import find_latest_run
 from cnn_lab.runs.lock import RUN_DIR_VARIABLE, is_alive, is_helper_process, refuse_other_launchers
 from cnn_lab.runs.record import LAST_CHECKPOINT, read_result
 from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml
-from cnn_lab.settings.config import PROJECT, check_config, flatten
+from cnn_lab.settings.config import check_config, flatten
 from cnn_lab.settings.meaning import MEANINGS, meaning_of
+from cnn_lab.settings.places import DATA
 from cnn_lab.settings.typed import parse
 from cnn_lab.sources.download import DOWNLOADED
-from cnn_lab.terminal.screen import shorten
+from cnn_lab.terminal.screen import shorten, type_command
 
 CHANGEABLE = ("length", "hardware", "showing", "place")  # all else is what the run is
 WITH_AN_END = ("cnn_lab.scheduler.cosine", "cnn_lab.scheduler.one_cycle")
@@ -62,7 +63,7 @@ def plan_resume(
     data = settings["data"]
     is_gone = data.get("root") and not Path(data["root"]).exists()
     if is_gone and "data.root" not in changes and data["source"]["_target_"] in DOWNLOADED:
-        data["root"] = str(PROJECT / "data")  # nothing is made where a run points
+        data["root"] = str(DATA)  # nothing is made where a run points
     _check_worth(run_dir, settings, earlier, [key for key in changes if meaning_of(key) == "length"])
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     typed = [item for item in overrides if not item.startswith(("resume=", "output_dir=", "trust="))]
@@ -133,7 +134,7 @@ def _check_worth(
         )
     if not (run_dir / LAST_CHECKPOINT).is_file():
         raise ConfigError(
-            f"{shorten(run_dir)} has no checkpoint to go on from; start it anew: python scripts/train.py"
+            f"{shorten(run_dir)} has no checkpoint to go on from; start it anew: {type_command('train')}"
         )
     if longer and earlier.get("steps", 0) % earlier.get("steps_per_epoch", 1):
         raise ConfigError(

@@ -15,7 +15,7 @@ from cnn_lab.classifier import ImageClassifier, make_class_logits
 from cnn_lab.errors import ConfigError, DataError, printable
 from cnn_lab.model import CNN
 from cnn_lab.runs.checkpoints import describe_version, first_line, load_checkpoint
-from cnn_lab.settings.config import PROJECT
+from cnn_lab.settings.places import DATA
 from cnn_lab.sources.download import DOWNLOADED, refuse_downloads
 from cnn_lab.terminal.logs import claim_lightning_logs
 from cnn_lab.trainer import tune_cpu
@@ -64,7 +64,7 @@ class Trained:
         Raises:
             DataError: when the images cannot be had, or are damaged.
         """
-        data, own = self.data, str(PROJECT / "data")
+        data, own = self.data, str(DATA)
         data.num_workers = 0
         if data.root not in (None, own) and self.config["data"]["source"]["_target_"] in DOWNLOADED:
             with contextlib.suppress(DataError), refuse_downloads():

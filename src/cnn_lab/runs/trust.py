@@ -14,7 +14,8 @@ import yaml
 from omegaconf import MISSING
 
 from cnn_lab.errors import UNPRINTABLE, ConfigError, printable
-from cnn_lab.settings.config import GROUPS, OWN, PROJECT
+from cnn_lab.settings.config import GROUPS, OWN
+from cnn_lab.settings.places import CONF
 
 STORED_VALUES, STORED_DEPTH, STORED_LENGTH = 10_000, 20, 4_096  # of a stored config and its texts, at most
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
@@ -169,7 +170,7 @@ def list_targets() -> dict[tuple[str, ...], set[str]]:
     """The targets that this project's own config files name, by the keys that lead to them."""
     found: dict[tuple[str, ...], set[str]] = {}
     groups = (*GROUPS, *OWN, "logger")
-    for file in (PROJECT / "conf").rglob("*.yaml"):
+    for file in CONF.rglob("*.yaml"):
         content = _read_own(file)
         group = file.parent.name
         nodes = {group: content} if group in groups else content  # as in an experiment, or in train.yaml
@@ -181,7 +182,7 @@ def list_targets() -> dict[tuple[str, ...], set[str]]:
 
 def _list_loggers() -> list[dict[str, Any]]:
     """The settings of each logger in conf/logger/."""
-    return [_read_own(file) for file in (PROJECT / "conf" / "logger").glob("*.yaml")]
+    return [_read_own(file) for file in (CONF / "logger").glob("*.yaml")]
 
 
 def _read_own(file: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from cnn_lab.errors import ConfigError, suggest
 from cnn_lab.settings.data import check_data, complete_data
 from cnn_lab.settings.groups import check_group, list_nodes, read_parameters, show
+from cnn_lab.settings.places import DATA, PROJECT, name_command
 from cnn_lab.shapes import plan_cnn, plan_resnet
 
-PROJECT = Path(__file__).resolve().parents[3]
 GROUPS = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 PLANS = {"cnn_lab.model.CNN": plan_cnn, "cnn_lab.model.ResNet": plan_resnet}
 OWN = ("metrics", "callbacks")  # nodes of any names, each with a _target_
@@ -93,6 +93,7 @@ SCHEMAS = {  # what says which settings there are, by group; "" is the top level
 
 ConfigStore.instance().store("schema", node=Config)
 OmegaConf.register_new_resolver("project", lambda path: str(PROJECT / path), replace=True)
+OmegaConf.register_new_resolver("command", name_command, replace=True)
 
 
 def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     is_typed = isinstance(config, DictConfig)
     has_images = not (is_typed and plain["resume"])  # else they are those of the run that goes on
     if has_images:
-        check_data(plain["data"], PROJECT / "data", is_typed)
+        check_data(plain["data"], DATA, is_typed)
     _check_monitors(plain)
     _make_absolute(plain, "output_dir")
     _make_absolute(plain["data"], "root")

@@ -2,9 +2,10 @@
 
 import shlex
 
-from cnn_lab.settings.config import PROJECT
+from cnn_lab.settings.places import IS_CHECKOUT, PROJECT
 
 
 def install_hint(extra: str) -> str:
     """What to type for an extra that is missing."""
-    return f"type: pip install -e {shlex.quote(f'{PROJECT}[{extra}]')}"
+    package = f"-e {shlex.quote(f'{PROJECT}[{extra}]')}" if IS_CHECKOUT else f"'cnn-lab[{extra}]'"
+    return f"type: pip install {package}"

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cnn_lab.runs.directory import SWEEP_RECORD
-from cnn_lab.settings.config import PROJECT
 from cnn_lab.settings.typed import quote
 from cnn_lab.sweeps.results import (
     Record,
@@ -22,12 +21,11 @@ from cnn_lab.sweeps.results import (
     read_record,
 )
 from cnn_lab.sweeps.verdict import RUNS_WITHIN_REACH
-from cnn_lab.terminal.screen import shorten
+from cnn_lab.terminal.screen import shorten, type_command
 
 SEEDS_ADVISED = 5  # where there is one: they show differences of 1.5 standard deviations
 REPEATED = 3  # settings of a search, the best, that are trained again
 NAMES_SHOWN = 3
-TRAIN = PROJECT / "scripts" / "train.py"
 
 
 def advise(records: Sequence[Record], settings: Sequence[Setting], names: Mapping[str, str]) -> list[str]:
@@ -132,4 +130,4 @@ def _command(typed: Iterable[str], changes: Mapping[str, str]) -> str:
     changed = {"sweep.resume", *changes}
     kept = [item for item in typed if item.partition("=")[0] not in changed]
     new = (f"{key}={value}" for key, value in changes.items())
-    return shlex.join(["python", shorten(TRAIN), "-m", *kept, *new])
+    return f"{type_command('train')} {shlex.join(['-m', *kept, *new])}"

@@ -1,16 +1,18 @@
 """What the scripts share: every failure becomes one message on standard error and an exit code."""
 
+import json
 import os
 import sys
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
 from cnn_lab.settings.typed import explain, is_about_typing
 from cnn_lab.terminal.logs import hold_logs
+from cnn_lab.terminal.waiting import hush
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own variable for a traceback
 TRACEBACK_ASKED_FOR = os.environ.get(FULL_ERROR) == "1"
@@ -50,10 +52,19 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
     except RunInterrupted as error:  # before the run had begun
         sys.exit(128 + error.signal)
+    finally:
+        hush()
+
+
+def show_json(value: Any) -> None:
+    """Print all numbers of a result as JSON, and nothing else."""
+    hush()
+    sys.stdout.write(f"{json.dumps(value, indent=2)}\n")
 
 
 def fail(error: CnnLabError) -> NoReturn:
     """Print an error's message and exit with its code."""
+    hush()
     if TRACEBACK_ASKED_FOR:
         traceback.print_exception(error)
     sys.stderr.write(f"Error: {printable(str(error))}\n")

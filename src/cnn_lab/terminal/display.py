@@ -8,7 +8,6 @@ from lightning.pytorch import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.settings.config import PROJECT
 from cnn_lab.terminal.screen import (
     NAMES,
     Screen,
@@ -17,6 +16,7 @@ from cnn_lab.terminal.screen import (
     format_layers,
     format_result,
     shorten,
+    type_command,
     type_path,
 )
 
@@ -71,7 +71,7 @@ class Display(Callback):
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=self.screen.console,
-            auto_refresh=False,
+            refresh_per_second=2,
             transient=True,
         )
         self.progress.start()
@@ -118,9 +118,8 @@ class Display(Callback):
         """Show the result, and what can be done with the run."""
         self.screen.show("")
         self.screen.show(format_result(self.run.result))
-        evaluate = type_path(PROJECT / "scripts" / "evaluate.py")
         flag = " --trust" if self.run.needs_trust() else ""
-        self.screen.show(f"\nMeasure it again: python {evaluate} {type_path(self.run.path)}{flag}")
+        self.screen.show(f"\nMeasure it again: {type_command('evaluate')} {type_path(self.run.path)}{flag}")
         self.screen.show(f"See its curves:   tensorboard --logdir {type_path(self.run.path.parents[1])}")
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:

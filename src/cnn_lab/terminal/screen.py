@@ -16,8 +16,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from cnn_lab.errors import printable
+from cnn_lab.settings.places import IS_CHECKOUT, PROJECT
 from cnn_lab.settings.typed import quote
 from cnn_lab.shapes import Layer
+from cnn_lab.terminal.waiting import hush, say
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +50,14 @@ class Screen:
         colors = None if os.environ.get("NO_COLOR") else "auto"  # rich would still print in bold
         return Terminal(highlight=False, quiet=self.quiet, color_system=colors, width=width)
 
+    def wait_for(self, text: str) -> None:
+        """Tell what the user waits for until something is shown."""
+        if not self.quiet:
+            say(text)
+
     def show(self, renderable: RenderableType, style: str | None = None) -> None:
         """Print a table, or a text as it is: without markup, and never cut to the terminal's width."""
+        hush()
         if isinstance(renderable, str):
             text = printable(renderable)
             self.console.print(text, style=style, markup=False, soft_wrap=True)
@@ -140,6 +148,12 @@ def format_outcome(name: str, result: Mapping[str, Any]) -> str:
     if result.get("test/accuracy") is not None:
         words.append(f"test {result['test/accuracy']:7.2%}")
     return "  ".join([*words, f"{result['seconds']:8.1f} s"])
+
+
+def type_command(name: str) -> str:
+    """One of this project's commands as it is typed in a shell."""
+    script = PROJECT / "scripts" / f"{name}.py"
+    return f"python {type_path(script)}" if IS_CHECKOUT else f"cnn-lab {name}"
 
 
 def type_path(path: Path) -> str:

@@ -154,7 +154,7 @@ def build_page(trained: "Trained", about: str, likeness: "Likeness | None" = Non
     Raises:
         ConfigError: when Gradio is missing, or the network takes other images than gray squares.
     """
-    trained.require_gray("draw.py")
+    trained.require_gray("draw")
     gr = import_gradio()
     guess, images = look(trained, likeness, "")
     plain = {"apply_default_css": False, "js_on_load": None}

@@ -115,7 +115,7 @@ def make_preparation(trained: Trained) -> Callable[[Image.Image], Digit]:
         ConfigError: for strokes on images that are no gray squares.
     """
     if trained.data.ink:
-        return partial(find_digit, side=trained.require_gray("predict.py"))
+        return partial(find_digit, side=trained.require_gray("predict"))
     return partial(fit_picture, shape=trained.data.input_shape)
 
 
