@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 os.environ["OMP_NUM_THREADS"] = ENVIRONMENT["OMP_NUM_THREADS"]  # also of what commands are forked from
+WAITING = re.compile(r"^[A-Z][\w ]+ \.\.\.\n", re.MULTILINE)  # what a command says until it has more to say
 SMALL_DATA = ["data.train_size=4000", "data.val_size=500", "trainer.limit_test_batches=5"]
 FAST = [*SMALL_DATA, "trainer.accelerator=cpu", "trainer.limit_train_batches=4"]
 
@@ -40,13 +42,16 @@ def run_script(
 ) -> Any:
     """Run a script as a user does, without network and without a terminal.
 
-    With `fresh`, or where processes of its own are started, in an interpreter that starts from nothing.
+    What it says while it is silent for long is left out of its standard error. With `fresh`, or where processes of its own are started, in an interpreter that starts from nothing.
     """
     script, variables = PROJECT / "scripts" / name, {**os.environ, **ENVIRONMENT, **environment}
     if not fresh and not any("hydra/launcher=" in argument for argument in arguments):
-        return run_forked(script, arguments, cwd, variables)
-    command = [sys.executable, str(script), *arguments]
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
+        done = run_forked(script, arguments, cwd, variables)
+    else:
+        command = [sys.executable, str(script), *arguments]
+        done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
+    done.stderr = WAITING.sub("", done.stderr)
+    return done
 
 
 def start_script(name: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:

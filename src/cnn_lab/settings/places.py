@@ -20,7 +20,7 @@ def name_command(name: str) -> str:
 
 
 def find_own_conf() -> Path | None:
-    """The `conf/` in an installed package's working directory, if it has options for groups of this project."""
+    """The `conf/` in an installed package's working directory, if it has options for our groups."""
     folder = PROJECT / "conf"
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
     named_alike = groups & {path.parent.name for path in folder.glob("*/*.yaml")}

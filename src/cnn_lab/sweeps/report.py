@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.table import Table
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.sweeps.advice import TRAIN, advise, list_some
+from cnn_lab.sweeps.advice import advise, list_some
 from cnn_lab.sweeps.results import (
     REPETITIONS,
     Record,
@@ -31,7 +31,7 @@ from cnn_lab.sweeps.results import (
     show,
 )
 from cnn_lab.sweeps.verdict import Verdict
-from cnn_lab.terminal.screen import Screen, shorten
+from cnn_lab.terminal.screen import Screen, shorten, type_command
 
 COLUMNS = ("runs", "val accuracy", "against the best, {}", "test accuracy", "parameters", "seconds", "status")
 VERDICT = ("verdict", "behind", "behind/low", "behind/high")
@@ -155,8 +155,8 @@ def _describe_best(settings: Sequence[Setting]) -> list[str]:
     kept = [text for text in typed if not text.startswith(("sweep.", "hydra."))]
     if any(text.startswith(("experiment=", "search=")) for text in kept):
         kept.append("hydra.mode=RUN")  # such a file may ask for a sweep
-    command = shlex.join(["python", shorten(TRAIN), *kept])
-    return [f"Best run: {shorten(best.path)}", f"Train it again: {command}"]
+    again = f"{type_command('train')} {shlex.join(kept)}"
+    return [f"Best run: {shorten(best.path)}", f"Train it again: {again}"]
 
 
 def _name_data(records: Sequence[Record]) -> str:
