@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from cnn_lab.assembly import assemble
-from cnn_lab.data import BatchIndices
 from cnn_lab.datasets import Split
+from cnn_lab.sampling import BatchIndices
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.sources.idx import read_mnist
 from cnn_lab.terminal.logs import hold_logs

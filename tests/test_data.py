@@ -8,8 +8,9 @@ from torchvision import transforms
 
 from cnn_lab.assembly import make
 from cnn_lab.data import ImageDataModule
-from cnn_lab.datasets import BatchIndices, Split, stratified_split
+from cnn_lab.datasets import Split
 from cnn_lab.errors import ConfigError, DataError
+from cnn_lab.sampling import BatchIndices, stratified_split
 from cnn_lab.sources.idx import read_mnist
 from conftest import compose_config
 
@@ -115,7 +116,7 @@ def test_a_part_of_the_training_images_has_every_class_by_its_share_and_contains
     whole = make_mnist()
     whole.setup()
     parts = {None: list_chosen(whole, "train")}
-    for size in (55_000, 4_000, 100, 1):
+    for size in (55_000, 4_000, 100, 12):
         data = make_mnist(train_size=size)
         data.setup()
         assert data.sizes == {"train": size, "val": 5_000, "test": 10_000}
@@ -124,7 +125,7 @@ def test_a_part_of_the_training_images_has_every_class_by_its_share_and_contains
         shares = np.bincount(labels[parts[None]]) * size / 55_000
         assert np.abs(np.bincount(labels[parts[size]], minlength=10) - shares).max() < 1
     assert np.array_equal(parts[55_000], parts[None])
-    assert set(parts[1]) < set(parts[100]) < set(parts[4_000]) < set(parts[55_000])
+    assert set(parts[12]) < set(parts[100]) < set(parts[4_000]) < set(parts[55_000])
     other = make_mnist(train_size=100, split_seed=1)
     other.setup()
     assert set(list_chosen(other, "train")) != set(parts[100])
@@ -256,7 +257,7 @@ IMAGES, LABELS = make_splits()["train"]
         ({"train": Split(IMAGES / 255, LABELS)}, "train images are torch.float32 instead of torch.uint8"),
         ({"train": Split(IMAGES, LABELS.byte())}, "train labels are torch.uint8 instead of torch.int64"),
         ({"train": Split(IMAGES, LABELS[1:])}, "there are 40 train images and 39 labels"),
-        ({"train": Split(IMAGES, LABELS + 1)}, "train labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2"),
+        ({"train": Split(IMAGES, LABELS + 1)}, "train labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2 (give labels - 1)"),
         ({"train": Split(IMAGES, LABELS % 2)}, "train labels are 2 numbers from 0 to 1 instead of 3 from 0 to 2"),
         (
             {"train": Split(IMAGES[:, 0], LABELS), "test": Split(IMAGES, LABELS - 1)},

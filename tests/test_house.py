@@ -12,12 +12,12 @@ PACKAGE = Path(cnn_lab.__file__).parent
 ROOMS = {
     "settings": set(),
     "terminal": {"settings"},
-    "pictures": {"settings", "terminal"},
+    "pictures": {"settings", "terminal", "sources"},
     "sources": set(),
     "runs": {"settings", "terminal", "pictures", "sources"},
     "sweeps": {"settings", "terminal", "pictures", "runs"},
-    "explain": {"settings", "terminal", "pictures", "runs"},
-    "use": {"settings", "terminal", "pictures", "runs"},
+    "explain": {"settings", "terminal", "pictures", "runs", "sources"},
+    "use": {"settings", "terminal", "pictures", "runs", "sources"},
     "commands": {"settings", "terminal", "pictures", "runs", "sweeps", "explain", "use"},
 }
 MOST_FLAT, MOST_IN_A_ROOM, MOST_LINES, LONGEST_FUNCTION = 12, 14, 300, 50

@@ -68,12 +68,35 @@ def assemble(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClass
         data.num_classes,
         make_optimizer=instantiate(config["optimizer"], _partial_=True, _convert_="all"),
         make_scheduler=instantiate(schedule, _partial_=True, _convert_="all"),
-        loss=make("loss", config["loss"], Callable),  # type: ignore[type-abstract]
+        loss=make_loss(config["loss"], data.num_classes),
         metrics=metrics,
         watched=data.watched,
         layers=net.layers if is_planned else measure(net, data.input_shape, data.num_classes),  # type: ignore[arg-type]
     )
     return data, classifier
+
+
+def make_loss(node: Mapping[str, Any], num_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss; a list of numbers becomes a tensor where its constructor takes one.
+
+    Raises:
+        ConfigError: as `make`, and for what is not a list of numbers, or, as `weight`, not one per class.
+    """
+    try:
+        taken = inspect.signature(get_object(node["_target_"])).parameters
+    except Exception:  # what is wrong with it is told when it is made
+        taken = {}
+    tensors = {}
+    for name, values in node.items():
+        is_tensor = name in taken and "Tensor" in str(taken[name].annotation)
+        if not is_tensor or values is None or isinstance(values, Mapping):
+            continue
+        is_list = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+        if not is_list or (name == "weight" and len(values) != num_classes):
+            wanted = f"{num_classes} numbers, one per class" if name == "weight" else "numbers"
+            raise ConfigError(f"loss.{name}={values} must be a list of {wanted}")
+        tensors[name] = torch.tensor(values, dtype=torch.float32)
+    return make("loss", {**node, **tensors}, Callable)  # type: ignore[type-abstract]
 
 
 def make_network(node: Mapping[str, Any], **facts: Any) -> nn.Module:
@@ -90,7 +113,14 @@ def make_network(node: Mapping[str, Any], **facts: Any) -> nn.Module:
     has_own = getattr(constructor, "__init__", None) is not nn.Module.__init__  # which takes nothing
     is_open = has_own and any(item.kind is item.VAR_KEYWORD for item in taken.values())
     facts = {name: value for name, value in facts.items() if is_open or name in taken}
-    return make("model", node, nn.Module, **facts)
+    while True:
+        try:
+            return make("model", node, nn.Module, **facts)
+        except ConfigError as error:  # of what **kwargs are handed to
+            refused = [name for name in facts if f"unexpected keyword argument '{name}'" in str(error)]
+            if not is_open or not refused:
+                raise
+            del facts[refused[0]]
 
 
 def measure(net: nn.Module, input_shape: Sequence[int], num_classes: int) -> list[Layer]:

@@ -10,15 +10,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from cnn_lab.datasets import (
-    BatchIndices,
-    check_splits,
-    read_source,
-    stratified_choice,
-    stratified_folds,
-    stratified_split,
-)
+from cnn_lab.datasets import check_splits, read_source
 from cnn_lab.errors import ConfigError, DataError
+from cnn_lab.sampling import BatchIndices, stratified_choice, stratified_folds, stratified_split
 
 
 class ImageDataModule(LightningDataModule):
@@ -149,7 +143,8 @@ class ImageDataModule(LightningDataModule):
 
         Raises:
             DataError: for data that are not what was stated.
-            ConfigError: for more training or validation images than there are.
+            ConfigError: for more training or validation images than there are, and for a class that keeps no
+                training image.
         """
         if self._sets:
             return
@@ -162,7 +157,9 @@ class ImageDataModule(LightningDataModule):
             labels = numbers[splits[part].labels]
             sets[part] = (TensorDataset(splits[part].images, labels), (labels >= 0).nonzero().flatten())
         dataset, kept = sets["train"]
-        train, val = self._choose(dataset.tensors[1][kept].numpy(), has_val="val" in sets)
+        labels = dataset.tensors[1][kept].numpy()
+        train, val = self._choose(labels, has_val="val" in sets)
+        self._check_training(labels, train)
         sets = {"val": (dataset, kept[val]), **sets, "train": (dataset, kept[train])}
         self.sizes = {part: len(sets[part][1]) for part in ("train", "val", "test")}
         if not self.sizes["test"]:
@@ -197,6 +194,20 @@ class ImageDataModule(LightningDataModule):
                 f"besides {len(val):,} for validation"
             )
         return train[stratified_choice(labels[train], self.train_size, self.split_seed)], val
+
+    def _check_training(self, labels: np.ndarray, train: np.ndarray) -> None:
+        """Reject a class without an image to train on."""
+        settings = ("train_size", "val_size") if self.fold is None else ("train_size", "fold", "folds")
+        chosen = ", ".join(
+            f"data.{name}={getattr(self, name)}" for name in settings if getattr(self, name) is not None
+        )
+        for number in range(self.num_classes):
+            if not (labels[train] == number).any():
+                count = (labels == number).sum()
+                raise ConfigError(
+                    f"{self.name}: {chosen} leaves no training image of the class {self.classes[number]}, "
+                    f"which has {count:,}. Add images, or change these settings"
+                )
 
     def _count_val(self, images: int) -> int:
         return round(self.val_size * images) if self.val_size < 1 else int(self.val_size)

@@ -1,9 +1,8 @@
-"""A data set as its source returns it: compared with what is stated of it, divided, and cut into batches."""
+"""A data set as its source returns it, compared with what is stated of it."""
 
 import functools
 import inspect
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 from hydra.utils import get_object, instantiate
 from torch import Tensor
-from torch.utils.data import SequentialSampler
 
-from cnn_lab.errors import CnnLabError, DataError, list_own_lines
+from cnn_lab.errors import CnnLabError, DataError, check_names, list_own_lines
 
 FACTS = ("input_shape", "class_names", "mean", "std")
+SHARED = ("split_seed",)  # settings of the data module that its source takes, too
 SMALLEST_STD = 1e-4  # so that images of one colour can be divided by it
 CHUNK = 1_000  # images at a time, which bounds the memory
 MOST_CHANNELS = 4  # of images of which nobody says on which axis they lie
@@ -29,13 +28,16 @@ class Split(NamedTuple):
 
 
 def hand_to_source(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A data group whose source is given those settings of the group that it takes, but for `root`."""
+    """A data group whose source is given the settings that it takes and the data module does not.
+
+    `SHARED` go to both. What `data.source` sets itself stays.
+    """
     if not isinstance(data.get("source"), Mapping) or "_target_" not in data["source"]:
         return dict(data)
     module, source = _list_parameters(data["_target_"]), _list_parameters(data["source"]["_target_"])
-    shared = {name: value for name, value in data.items() if name in source and name != "root"}
-    rest = {name: value for name, value in data.items() if name in module or name not in shared}
-    return {**rest, "source": {**data["source"], **shared}}
+    handed = source - module | source & {*SHARED}
+    rest = {name: value for name, value in data.items() if name in module or name not in handed}
+    return {**rest, "source": {**{name: data[name] for name in handed & {*data}}, **data["source"]}}
 
 
 def _list_parameters(target: str) -> set[str]:
@@ -46,12 +48,15 @@ def _list_parameters(target: str) -> set[str]:
 
 
 def read_source(source: Callable[..., Any], root: str | None, name: str) -> dict[str, Any]:
-    """What a source returns: a `Split` for "train", "test" and perhaps "val", and perhaps "class_names".
+    """What a source returns: a `Split` for "train", "test" and perhaps "val".
+
+    Perhaps also "class_names", and "settings" of its own that it found in the images, by name.
 
     Other pairs of images and labels are made one: bytes (n, height, width), or with channels on the second or
     the last axis, and whole numbers (n,) or (n, 1).
 
     Raises:
+        ConfigError: as `check_names`.
         DataError: for what is neither, and for a source that fails, with its own lines.
     """
     try:
@@ -65,32 +70,61 @@ def read_source(source: Callable[..., Any], root: str | None, name: str) -> dict
         raise DataError(f"the source of {name} fails: {problem}") from error
     if not isinstance(found, Mapping):
         raise DataError(f"the source of {name} returns a {type(found).__name__}, not train and test images")
-    return {
-        part: value if isinstance(value, Split) or part == "class_names" else _make_split(name, part, value)
-        for part, value in found.items()
-    }
+    read = dict(found)
+    for part in ("train", "val", "test"):
+        if part in read and not isinstance(read[part], Split):
+            read[part] = _make_split(name, part, read[part])
+    if "class_names" in read:
+        read["class_names"] = [str(label) for label in read["class_names"]]
+        check_names(f"the source of {name}", read["class_names"])
+    return read
 
 
 def _make_split(name: str, part: str, pair: Any) -> Split:
     try:
-        images, labels = (torch.as_tensor(values) for values in pair)
+        images, labels = (np.asarray(values) for values in pair)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name}: {part} is no pair of arrays, images and labels ({error})") from error
-    if images.dtype != torch.uint8:
+    if images.dtype != np.uint8:
         raise DataError(
-            f"{name}: {part} images are {_name(images)}; give bytes from 0 to 255, as (images * 255)"
-            '.round().astype("uint8") makes of numbers from 0 to 1'
+            f"{name}: {part} images are {images.dtype}; give bytes from 0 to 255{_advise_bytes(images)}"
         )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise DataError(f"{name}: {part} labels are {_name(labels)}; give whole numbers from 0")
-    if labels.ndim != 1 and tuple(labels.shape[1:]) != (1,):
+    if advice := _advise_labels(labels, len(images)):
         shape = " x ".join(map(str, labels.shape))
-        raise DataError(f"{name}: {part} labels are {shape}; give one number an image: labels.argmax(axis=1)")
-    return Split(_put_channels_first(name, part, images), labels.flatten().long())
+        raise DataError(f"{name}: {part} labels are {labels.dtype}, {shape}; give {advice}")
+    images = _put_channels_first(name, part, torch.from_numpy(np.ascontiguousarray(images)))
+    return Split(images, torch.from_numpy(labels.ravel().astype(np.int64)))
 
 
-def _name(values: Tensor) -> str:
-    return str(values.dtype).removeprefix("torch.")
+def _advise_bytes(images: np.ndarray) -> str:
+    """How to make bytes of other numbers, as their values say."""
+    if images.dtype.kind not in "iufb" or not images.size:
+        return ""
+    low, high = float(images.min()), float(images.max())
+    most = next((most for most in (255, 1_023, 4_095, 16_383, 65_535) if high <= most), None)
+    if low < 0 or most is None:
+        made = f"((images - {low:g}) / {high - low:g} * 255).round()"
+    elif high <= 1 and images.dtype.kind in "fb":
+        made = "(images * 255.0).round()"
+    elif most == 255:
+        made = "images.round()"
+    else:
+        made = f"(images // {(most + 1) // 256})"
+    return f': {made}.astype("uint8"), since these go from {low:g} to {high:g}'
+
+
+def _advise_labels(labels: np.ndarray, count: int) -> str:
+    """What to give instead of labels that are not one whole number an image; empty where they are."""
+    is_column = labels.ndim == 2 and labels.shape[1] == 1
+    if labels.ndim == 2 and not is_column and len(labels) == count:
+        return "one number an image: labels.argmax(axis=1)"
+    if labels.ndim != 1 and not is_column:
+        return "one number an image: labels.ravel()" if labels.size == count else "one number an image"
+    if labels.dtype.kind in "iu":
+        return ""
+    if labels.dtype.kind in "bf" and (labels % 1 == 0).all():
+        return 'whole numbers from 0: labels.astype("int64")'
+    return "whole numbers from 0: class_names, labels = numpy.unique(labels, return_inverse=True)"
 
 
 def _put_channels_first(name: str, part: str, images: Tensor) -> Tensor:
@@ -109,7 +143,8 @@ def _put_channels_first(name: str, part: str, images: Tensor) -> Tensor:
 def find_facts(data: Mapping[str, Any]) -> dict[str, Any]:
     """What a data group states of its images, with what it leaves null: found from them, once a process.
 
-    Mean and std are those of each channel of the training images, to four decimals.
+    With it come the settings that the source found. Mean and std are those of each channel of the training
+    images, to four decimals.
 
     Raises:
         DataError: for images that are not what is stated, or none.
@@ -144,7 +179,8 @@ def _find_facts(asked: str) -> str:
     }
     facts = {fact: value if stated[fact] is None else stated[fact] for fact, value in found.items()}
     check_splits(name, splits, facts["input_shape"], facts["class_names"])
-    return json.dumps(facts)
+    settings = {key: value for key, value in splits.get("settings", {}).items() if value is not None}
+    return json.dumps({**facts, **settings})
 
 
 def check_splits(
@@ -177,6 +213,9 @@ def _compare_images(part: str, images: Tensor, input_shape: Sequence[int]) -> It
     found, stated = (" x ".join(map(str, shape)) for shape in (images.shape[1:], input_shape))
     if found != stated:
         yield f"{part} images are {found} instead of {stated}"
+    first = images.flatten()[:1]
+    if len(images) and all(bool((chunk == first).all()) for chunk in images.split(CHUNK)):
+        yield f"all pixels of all {part} images are {int(first)}"
 
 
 def _compare_labels(part: str, labels: Tensor, num_classes: int) -> Iterator[str]:
@@ -188,105 +227,6 @@ def _compare_labels(part: str, labels: Tensor, num_classes: int) -> Iterator[str
     low, high = values[0], values[-1]
     if low < 0 or high >= num_classes or (part == "train" and len(values) < num_classes):
         stated = f"{num_classes} from 0 to {num_classes - 1}"
-        yield f"{part} labels are {len(values)} numbers from {low} to {high} instead of {stated}"
-
-
-def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of all but `size` items, and of `size` items in which every class has its share (to one item).
-
-    The same for the same labels, size and seed, on every machine.
-    """
-    generator = np.random.default_rng(seed)
-    classes, counts = np.unique(labels, return_counts=True)
-    shares = counts * size / len(labels)
-    quotas = np.floor(shares).astype(int)
-    largest_remainders = np.argsort(quotas - shares, kind="stable")
-    quotas[largest_remainders[: size - quotas.sum()]] += 1
-    chosen = np.zeros(len(labels), dtype=bool)
-    for value, quota in zip(classes, quotas, strict=True):
-        members = np.flatnonzero(labels == value)
-        chosen[generator.permutation(members)[:quota]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-def stratified_choice(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Indices, ascending, of `size` items in which every class has its share (to one item).
-
-    The same on every machine; a smaller choice of the same labels and seed is contained in a larger one.
-    """
-    generator = np.random.default_rng(seed)
-    turns = np.empty(len(labels))
-    for value in np.unique(labels):
-        members = np.flatnonzero(labels == value)
-        turns[generator.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.sort(np.argsort(turns, kind="stable")[:size])
-
-
-def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each item, 0 to `folds - 1`: of each class, and of all, each has its share (to one item).
-
-    The same for the same labels, number and seed, on every machine.
-    """
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    numbers = np.empty(len(labels), dtype=int)
-    numbers[by_class] = np.arange(len(labels)) % folds  # dealt out in turn
-    return numbers
-
-
-class BatchIndices(SequentialSampler):
-    """The indices of one batch after another, int64, each of shape (at most `batch_size`,).
-
-    A SequentialSampler since Lightning, with `trainer.overfit_batches`, puts one in the place of any other.
-
-    With `shuffle` the order depends on `seed` and the epoch, and on nothing that ran before. Of several
-    processes (`world_size`) each takes its share; when shuffled, the last image may be seen twice to make the
-    shares equal, which keeps the processes in step.
-    """
-
-    def __init__(
-        self,
-        indices: Tensor,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.indices = indices
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self._skipped = (0, 0)
-
-    def skip(self, epochs: int, batches: int) -> None:
-        """Go on after so many epochs, and batches of the next one."""
-        self.epoch = epochs
-        self._skipped = (epochs, batches)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return math.ceil(self._share() / self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        indices = self.indices
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(indices))
-            indices = indices[torch.from_numpy(order)]
-        share = indices[self.rank :: self.world_size]
-        if len(share) < self._share():
-            share = torch.cat([share, indices[:1]])
-        epoch, batches = self._skipped
-        return iter(share.split(self.batch_size)[batches if epoch == self.epoch else 0 :])
-
-    def _share(self) -> int:
-        size = len(self.indices)
-        if self.shuffle:
-            return math.ceil(size / self.world_size)
-        return len(range(self.rank, size, self.world_size))
+        is_from_1 = low == 1 and high == num_classes
+        advice = " (give labels - 1)" if is_from_1 else ""
+        yield f"{part} labels are {len(values)} numbers from {low} to {high} instead of {stated}{advice}"

@@ -6,6 +6,7 @@ import os
 import re
 import sysconfig
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -165,6 +166,19 @@ def list_own_lines(error: BaseException) -> str:
         for call in calls
         if not call.filename.startswith(others)
     )
+
+
+def check_names(where: str, names: Sequence[str]) -> None:
+    """Reject names of classes that are not all different, or that a config cannot hold.
+
+    Raises:
+        ConfigError: naming `where` they come from, and the first.
+    """
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise ConfigError(f"{where} names the class {printable(name)} {times} times: rename all but one")
+        if not name or UNPRINTABLE.search(name) or "${" in name:
+            raise ConfigError(f"{where}: no class can have the name '{printable(name)}': rename it")
 
 
 def check_range(key: str, value: object, interval: str) -> None:

@@ -25,7 +25,7 @@ import yaml
 from PIL import Image, PngImagePlugin
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.pictures.digits import read_digit
+from cnn_lab.pictures.digits import Digit, read_picture
 from cnn_lab.runs.checkpoints import load_checkpoint
 from cnn_lab.runs.directory import find_run
 from cnn_lab.runs.record import read_result, read_rows
@@ -603,14 +603,18 @@ GIF_OF_4_GIGAPIXELS = (
 )
 
 
+def read_digit(path: Path, side: int) -> Digit:
+    return read_picture(path, argparse.Namespace(ink=True, input_shape=(1, side, side)), None)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: make_png(60_000, 60_000), "has too many pixels to be read: give a smaller picture"),
-        (draw_eps, "is not a picture: give a PNG or JPEG file, for example"),
-        (draw_text_chunk, "is damaged: "),
-        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", "is not a picture"),
-        (lambda: b"GIF89a" + GIF_OF_4_GIGAPIXELS, "has too many pixels"),
+        (lambda: make_png(60_000, 60_000), "it has too many pixels"),
+        (draw_eps, "it is not a picture in one of these formats: PNG, JPEG"),
+        (draw_text_chunk, ""),
+        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", "it is not a picture"),
+        (lambda: b"GIF89a" + GIF_OF_4_GIGAPIXELS, "it has too many pixels"),
     ],
 )
 def test_a_picture_that_does_harm_is_refused(
@@ -621,7 +625,7 @@ def test_a_picture_that_does_harm_is_refused(
     path.write_bytes(make())
     with pytest.raises(ConfigError) as caught:
         read_digit(path, 28)
-    assert str(caught.value).startswith(f"{tmp_path}/[2Jdigit.png {message}")
+    assert str(caught.value).startswith(f"{tmp_path}/[2Jdigit.png cannot be read: {message}")
 
 
 def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -629,7 +633,7 @@ def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"loop\.png cannot be read: Too many levels of symbolic links"):
         read_digit(tmp_path / "loop.png", 28)
     data = argparse.Namespace(ink=False, input_shape=(1, 28, 28))
-    (found,) = read_pictures([str(tmp_path)], argparse.Namespace(data=data))
+    (found,) = read_pictures([str(tmp_path)], argparse.Namespace(data=data, max_value=None, require_pictures=print))
     assert found.problem.endswith("cannot be read: Too many levels of symbolic links")
 
 

@@ -14,6 +14,7 @@ from cnn_lab.datasets import read_source
 from cnn_lab.errors import CnnLabError, ConfigError, DataError
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.sources import folder
+from cnn_lab.sources.arrays import read_arrays
 from cnn_lab.sources.folder import read_folder
 from cnn_lab.sweeps.results import Record, compare
 from conftest import compose_config, only_run, read_result, run_script, train_command
@@ -22,6 +23,7 @@ GENERATOR = np.random.default_rng(0)
 BYTES = GENERATOR.integers(256, size=(30, 8, 9, 3), dtype=np.uint8)
 LABELS = np.arange(30) % 3
 ARRAYS = {"x_train": BYTES, "y_train": LABELS, "x_test": BYTES[:9], "y_test": LABELS[:9, None]}
+GIVE_BYTES = "own: train images are float64; give bytes from 0 to 255: "
 CLASSES = ["class 2", "class 10", "été", "red"]
 FAST = ["trainer.accelerator=cpu", "trainer.max_epochs=2", "model.channels=[4,4]", "optimizer.lr=0.01", "data.batch_size=8"]  # fmt: skip
 
@@ -71,12 +73,22 @@ def test_facts_are_found_from_arrays_and_stay_where_they_are_typed(tmp_path: Pat
     ("changes", "message"),
     [
         ({"y_test": None}, "ROOT has no y_test (there are x_train, y_train, x_test)"),
-        ({"x_train": BYTES / 255}, "own: train images are float64; give bytes from 0 to 255, as "),
+        ({"y_val": LABELS}, "ROOT has no x_val (there are x_train, y_train, x_test, y_test, y_val)"),
+        ({"x_train": BYTES / 255}, GIVE_BYTES + '(images * 255.0).round().astype("uint8"), since these go from 0 to 1'),
+        ({"x_train": BYTES / 1}, GIVE_BYTES + 'images.round().astype("uint8"), since these go from 0 to 255'),
+        ({"x_train": BYTES * 16.0 + 15}, GIVE_BYTES + '(images // 16).astype("uint8"), since these go from 15 to 4095'),
+        ({"x_train": BYTES / 127.5 - 1}, GIVE_BYTES + '((images - -1) / 2 * 255).round().astype("uint8"), since these go from -1 to 1'),
         ({"x_train": BYTES[..., 0, 0]}, "own: train images are 30 x 8; give n x height x width, or "),
         ({"x_test": BYTES[:9, :3]}, "own: test images are 9 x 3 x 9 x 3; give n x height x width, or "),
-        ({"y_train": LABELS / 1}, "own: train labels are float64; give whole numbers from 0"),
-        ({"y_train": np.eye(3, dtype=int)[LABELS]}, "own: train labels are 30 x 3; give one number an image: labels.argmax(axis=1)"),
-        ({"y_test": LABELS[:9] + 1}, "own is not as its settings state: test labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2"),
+        ({"y_train": LABELS / 1}, 'own: train labels are float64, 30; give whole numbers from 0: labels.astype("int64")'),
+        ({"y_train": LABELS / 2}, "own: train labels are float64, 30; give whole numbers from 0: class_names, labels = numpy.unique(labels, return_inverse=True)"),
+        ({"y_train": np.array(["a", "b", "c"])[LABELS]}, "own: train labels are <U1, 30; give whole numbers from 0: class_names, labels = numpy.unique(labels, return_inverse=True)"),
+        ({"y_train": LABELS[None]}, "own: train labels are int64, 1 x 30; give one number an image: labels.ravel()"),
+        ({"y_train": np.eye(3)[LABELS]}, "own: train labels are float64, 30 x 3; give one number an image: labels.argmax(axis=1)"),
+        ({"y_test": LABELS[:9] + 1}, "own is not as its settings state: test labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2 (give labels - 1)"),
+        ({"x_train": BYTES * 0}, "own is not as its settings state: all pixels of all train images are 0"),
+        ({"class_names": ["disc", "disc", "ring"]}, "the source of own names the class disc 2 times: rename all but one"),
+        ({"class_names": ["a", "b", "${seed}"]}, "the source of own: no class can have the name '${seed}': rename it"),
         ({"y_train": LABELS[1:]}, "own is not as its settings state: there are 30 train images and 29 labels"),
         ({"x_train": BYTES.astype(object)}, "ROOT is no file of numbers as numpy.savez writes one"),
     ],
@@ -84,6 +96,13 @@ def test_facts_are_found_from_arrays_and_stay_where_they_are_typed(tmp_path: Pat
 def test_arrays_that_are_none_of_images_get_one_message(changes: dict, message: str, tmp_path: Path) -> None:
     found = refuse("arrays", write_arrays(tmp_path / "own.npz", **changes))
     assert found == message or (message.endswith(" ") and found.startswith(message))
+
+
+def test_validation_images_and_names_of_classes_are_taken_from_arrays(tmp_path: Path) -> None:
+    more = {"x_val": BYTES[:6], "y_val": LABELS[:6], "class_names": np.array([7, 8, 9])}
+    path = write_arrays(tmp_path / "own.npz", **more)
+    assert check("arrays", path)["class_names"] == ["7", "8", "9"]
+    assert len(read_arrays(path)["val"][1]) == 6
 
 
 def test_a_class_that_the_arrays_lack(tmp_path: Path) -> None:
@@ -273,7 +292,7 @@ def test_folders_that_make_no_data_set_get_one_message(tmp_path: Path) -> None:
     (root / "dog").unlink()
     write_pictures(root, 1, ["dog"], width=20)
     assert refuse("folder", root) == (
-        "the pictures in ROOT have 2 different sizes: type data.size=[12,16], say, the height and width of 3 of them"
+        "ROOT: the pictures have 2 different sizes. Type data.size=12 to scale and crop each of them to 12 x 12 pixels"
     )
     assert check("folder", root, "data.size=10")["input_shape"] == [3, 10, 10]
     assert check("folder", root, "data.size=[10,11]")["input_shape"] == [3, 10, 11]
@@ -298,7 +317,7 @@ def test_broken_pictures_are_named_or_left_out_and_bombs_are_broken(
         r"ROOT/class {}\.png cannot be read: .*{}.*\. Mend it, delete it, or type data\.skip_broken=true to leave out the "
         "{} of {} pictures of that kind"
     )
-    assert re.fullmatch(message.format("10/bomb", "200000000 pixels", 2, 13), refuse("folder", root))
+    assert re.fullmatch(message.format("10/bomb", "too many pixels", 2, 13), refuse("folder", root))
     splits = read_folder(str(root), skip_broken=True)
     assert sum(len(splits[part].labels) for part in ("train", "test")) == 11
     assert capsys.readouterr().err == "2 of 13 pictures are left out, since they cannot be read\n"

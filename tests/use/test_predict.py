@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.pictures.digits import find_digit, read_digit
+from cnn_lab.pictures.digits import find_digit, read_picture
 from cnn_lab.runs.trained import Trained, load_trained
 from cnn_lab.sources.idx import read_mnist
 from cnn_lab.use.likeness import Likeness
@@ -187,14 +188,14 @@ def test_where_there_is_no_digit_nothing_is_seen(name: str) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"", "is not a picture: give a PNG or JPEG file, for example"),
-    (b"hello", "is not a picture: give a PNG or JPEG file, for example"),
-    (b"\x89PNG\r\n\x1a\nbroken", "is (not a picture|damaged)"),
+    (b"", "it is not a picture in one of these formats: PNG, JPEG, GIF, "),
+    (b"hello", "it is not a picture in one of these formats: PNG, JPEG, GIF, "),
+    (b"\x89PNG\r\n\x1a\nbroken", "file.png cannot be read: "),
 ])  # fmt: skip
 def test_files_that_are_no_pictures(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.png").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        read_digit(tmp_path / "file.png", SIDE)
+        read_picture(tmp_path / "file.png", SimpleNamespace(ink=True, input_shape=(1, SIDE, SIDE)), None)
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +276,7 @@ def test_standard_input_is_read(network: Trained, pictures: Path, monkeypatch: p
     with (pictures / "zero.jpg").open() as file:
         monkeypatch.setattr(sys, "stdin", file)
         (digit,) = read_pictures(["-"], network)
-    expected = read_digit(pictures / "zero.jpg", SIDE)
+    expected = read_picture(pictures / "zero.jpg", network.data, None)
     assert (digit.name, digit.problem) == ("standard input", "")
     assert (digit.pixels == expected.pixels).all()
 

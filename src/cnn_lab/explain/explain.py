@@ -8,9 +8,10 @@ from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.explain.drawings import draw_pictures
 from cnn_lab.explain.page import fill_page
 from cnn_lab.explain.story import Example, Story, tell_story
-from cnn_lab.pictures.digits import read_digit
+from cnn_lab.pictures.digits import read_picture
 from cnn_lab.runs.record import replace_file
 from cnn_lab.runs.trained import Trained
+from cnn_lab.sources.decode import ignore_odd_metadata
 
 PURPOSE = "explain"
 VARYING = re.compile(r"6-channels\.png|8-block-\d+\.png")  # pictures that not every network has
@@ -26,7 +27,7 @@ def explain(
 
     Args:
         run: directory that the network comes from, which the page names.
-        image: file with a picture of a digit.
+        image: file with a picture, of a digit for data of strokes.
         index: of a test image of the run's data, where no file is given; by default the first.
 
     Raises:
@@ -36,8 +37,8 @@ def explain(
         DataError: when the test images cannot be had.
     """
     trained.require_cnn(PURPOSE)
-    side = trained.require_gray(PURPOSE)
-    example = read_own_image(image, side) if image else find_test_image(trained, index or 0)
+    trained.require_gray(PURPOSE)
+    example = read_own_image(image, trained) if image else find_test_image(trained, index or 0)
     story = tell_story(trained, run.resolve().name, example)
     pictures = draw_pictures(story)
     name = name_page(image, index)
@@ -51,13 +52,14 @@ def name_page(image: Path | None, index: int | None) -> str:
     return f"explain-{digit}" if digit else "explain"
 
 
-def read_own_image(path: Path, side: int) -> Example:
-    """Read a picture of a digit into (side, side) pixels.
+def read_own_image(path: Path, trained: Trained) -> Example:
+    """Read a picture as predict.py does, into (side, side) pixels.
 
     Raises:
-        ConfigError: for a file that is no picture, and a picture without a digit.
+        ConfigError: for a file that is no picture, and, for data of strokes, a picture without a digit.
     """
-    digit = read_digit(path, side)
+    with ignore_odd_metadata():
+        digit = read_picture(path, trained.data, trained.max_value)
     if digit.problem:
         raise ConfigError(f"--image {path}: {digit.problem}; give a picture of one digit")
     return Example(digit.pixels, f"the picture {path.name}", given=digit.given)

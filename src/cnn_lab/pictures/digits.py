@@ -4,25 +4,23 @@ The last steps are those of MNIST itself (http://yann.lecun.com/exdb/mnist): the
 proportions to 5/7 of the square's side, and moved so that its centre of mass is the square's centre.
 """
 
-import io
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
 from cnn_lab.errors import ConfigError, printable
 from cnn_lab.pictures.ink import find_ink
+from cnn_lab.sources.decode import check_depths, decode, describe_problem, load_picture
+
+Source = str | Path | BinaryIO
 
 SURE = 0.5  # the least probability of a guess; less is unsure
 DIGIT_SHARE = 5 / 7  # a digit's longer side, of the square's
-# Others that Pillow knows are not read: some start programs (EPS), and few have seen as much use.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 WORKING_SIDE = 400  # pixels that larger pictures are reduced to before anything is searched
 LEAST_INK, MOST_INK = 0.0002, 0.7  # share of a picture's pixels that a digit covers
 WIDEST_STROKE = 0.45  # width of strokes, of the digit's longer side
@@ -52,57 +50,44 @@ class Digit:
     problem: str = ""
 
 
-def read_digit(source: str | Path | BinaryIO, side: int, name: str = "") -> Digit:
-    """Read a picture of a digit from a file, as `read_picture` and `find_digit` say."""
-    return read_picture(source, partial(find_digit, side=side), name)
-
-
-def read_picture(
-    source: str | Path | BinaryIO, prepare: Callable[[Image.Image], Digit], name: str = ""
-) -> Digit:
-    """Read a picture from a file of one of `FORMATS`, and prepare it for a network.
-
-    Raises:
-        ConfigError: naming a file that cannot be read, is no picture, is damaged or has too many pixels.
-    """
-    name = printable(name or str(source))
-    if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
-        raise ConfigError(
-            f"{name} is no file: give a picture, or - to read standard input"
-        )  # a pipe may wait
-    try:
-        content = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata, and many pixels
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))  # a large JPEG is read at half its size
-            return replace(prepare(ImageOps.exif_transpose(picture)), name=name)
-    except UnidentifiedImageError as error:
-        raise ConfigError(f"{name} is not a picture: give a PNG or JPEG file, for example") from error
-    except Image.DecompressionBombError as error:
-        raise ConfigError(f"{name} has too many pixels to be read: give a smaller picture") from error
-    except Exception as error:  # Pillow's readers raise whatever they meet in a damaged file
-        raise ConfigError(f"{name} is damaged: {printable(str(error))}") from error
-
-
-def fit_picture(picture: Image.Image, shape: Sequence[int]) -> Digit:
-    """Scale an opened picture and cut off what is too long, as it is: no ink is searched.
+def fit_picture(source: Source, shape: Sequence[int], max_value: float | None) -> Digit:
+    """Read a picture exactly as those of `data=folder` are read: scaled and cropped, and no ink is searched.
 
     Args:
         shape: channels (1 or 3), height and width that the network takes.
+        max_value: what is white in pictures of more than 8 bits, if the network was trained with such.
+
+    Raises:
+        Exception: as `cnn_lab.sources.decode.load_picture`, and as `check_depths`.
     """
-    channels, height, width = shape
-    if channels == 1 or picture.mode.startswith(("I", "F")):
-        picture = _to_gray(picture)
-    elif picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    given = picture.convert("RGB" if channels == 3 else "L")
-    fitted = ImageOps.fit(given, (width, height), Image.Resampling.BOX)
+    pixels, given, depth = decode(source, shape, max_value)
+    check_depths([depth] if depth else [], max_value)
     given.thumbnail((WORKING_SIDE, WORKING_SIDE))
-    return Digit("", given, np.asarray(fitted))
+    return Digit("", given, pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def read_picture(source: Source, data: Any, max_value: float | None, name: str = "") -> Digit:
+    """Read a picture for a network, and bring it to the convention of the network's images.
+
+    Args:
+        data: the network's data module; with its `ink`, the digit on the picture is searched.
+        max_value: as `fit_picture` takes it.
+
+    Raises:
+        ConfigError: naming a file that cannot be read, or is not a picture that is read.
+    """
+    name = printable(name or str(source))
+    if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+        raise ConfigError(f"{name}: not a file. Give a picture, or - for standard input")  # a pipe may wait
+    try:
+        if data.ink:
+            picture, _ = load_picture(source, None, 2 * WORKING_SIDE)
+            digit = find_digit(picture, data.input_shape[-1])
+        else:
+            digit = fit_picture(source, data.input_shape, max_value)
+    except Exception as error:  # Pillow's readers raise whatever they meet in a damaged file
+        raise ConfigError(f"{name} cannot be read: {describe_problem(error)}") from error
+    return replace(digit, name=name)
 
 
 def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:

@@ -51,6 +51,11 @@ class Trained:
         """The names of the classes, in the order of the logits."""
         return self.data.classes
 
+    @property
+    def max_value(self) -> float | None:
+        """What is white in pictures of more than 8 bits, if the network was trained on such."""
+        return self.config["data"].get("max_value")
+
     def normalise(self, images: np.ndarray) -> Tensor:
         """Bytes (n, channels, height, width) to what the network takes, of the same shape."""
         return self.data.normalise(torch.tensor(images))
@@ -105,6 +110,20 @@ class Trained:
             f"{purpose} needs gray, square images, and those of {self.data.name} have {channels} channels of "
             f"{height} x {width} pixels; give a run on other data"
         )
+
+    def require_pictures(self, purpose: str) -> None:
+        """Reject a network that takes something else than a picture can become.
+
+        Raises:
+            ConfigError: naming its images and the `purpose` that needs others.
+        """
+        if self.data.ink:
+            self.require_gray(purpose)
+        elif self.data.input_shape[0] not in (1, 3):
+            raise ConfigError(
+                f"{purpose} reads pictures with 1 channel (gray) or 3 (colour), and the images of "
+                f"{self.data.name} have {self.data.input_shape[0]}; give a run on other data"
+            )
 
     def require_cnn(self, purpose: str) -> CNN:
         """The network, if it has convolutional blocks whose maps are flattened, of images as they are given.

@@ -23,6 +23,7 @@ PLANS = {"cnn_lab.model.CNN": plan_cnn, "cnn_lab.model.ResNet": plan_resnet}
 OWN = ("metrics", "callbacks")  # nodes of any names, each with a _target_
 MEASURED = ("loss", "accuracy")  # whatever is configured
 STAND_IN = (1, 32, 32)  # for an input shape that is found later
+FEWEST_CLASSES = 2  # for a number of classes that is found later
 
 
 @dataclass
@@ -230,7 +231,9 @@ def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     settings = {name: value for name, value in model.items() if not name.startswith("_")}
     if set(settings) != set(read_parameters("model", model["_target_"]) or ()):
         return  # a setting was taken out with ~; the class has a default for it, and checks the rest
-    num_classes = len(data.get("classes") or names or STAND_IN)
+    known = data.get("classes") or names
+    num_classes = len(known) if known else settings.get("num_outputs") or FEWEST_CLASSES
+    num_classes = max(num_classes, FEWEST_CLASSES)  # which one output can tell apart
     try:
         PLANS[model["_target_"]](**settings, input_shape=shape or STAND_IN, num_classes=num_classes)
     except ConfigError as error:

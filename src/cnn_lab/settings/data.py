@@ -3,16 +3,16 @@
 Nothing here imports torch.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.errors import ConfigError, printable, suggest
+from cnn_lab.errors import ConfigError, check_names, printable, suggest
 from cnn_lab.settings.signatures import read_signature
 
 IMAGES = "cnn_lab.data.ImageDataModule"
 FACTS = ("input_shape", "class_names", "mean", "std")  # which may be null, and are then found
+SHARED = ("split_seed",)  # settings of the data module that its source takes, too
 
 
 def check_data(data: dict[str, Any], own: Path, is_typed: bool) -> None:
@@ -34,12 +34,13 @@ def check_data(data: dict[str, Any], own: Path, is_typed: bool) -> None:
     if data["name"] is None:
         place = Path(data["root"] or data["source"]["_target_"]).expanduser().absolute()
         data["name"] = printable(place.stem if place.is_file() else place.name) or "images"
+    for names in ("class_names", "classes"):
+        if data.get(names) is not None:
+            data[names] = [str(name) for name in data[names]]
     for fact in FACTS if not is_typed else ():
         if data[fact] is None:
             raise ConfigError(f"data.{fact} is null: a stored config states what was found of the images")
-    if data.get("classes") is not None:
-        data["classes"] = [str(name) for name in data["classes"]]
-        _check_classes(data)
+    _check_classes(data)
     val_size = data.get("val_size", 0)
     if isinstance(val_size, float) and val_size >= 1:
         raise ConfigError(
@@ -64,8 +65,7 @@ def complete_data(data: dict[str, Any]) -> None:
     from cnn_lab.datasets import find_facts
 
     data |= find_facts(data)
-    if data.get("classes") is not None:
-        _check_classes(data)
+    _check_classes(data)
 
 
 def _check_source(data: Mapping[str, Any], own: Path, is_typed: bool) -> None:
@@ -80,18 +80,28 @@ def _check_source(data: Mapping[str, Any], own: Path, is_typed: bool) -> None:
         raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
     if root is None and parameters and "root" in parameters and parameters["root"].required:
         raise ConfigError(f"data.root is missing: {source['_target_']} needs the place of the images")
+    module = read_signature(IMAGES) or {}
+    for name in parameters or () if is_typed else ():
+        is_taken = name in module and name not in (*SHARED, "root") and name not in source
+        if is_taken and data.get(name) is not None:
+            raise ConfigError(
+                f"data.{name} is not passed to {source['_target_']}, which has an argument {name}, too: set "
+                f"that as data.source.{name}=..., or rename it"
+            )
     if is_typed and root and root != str(own) and not Path(root).expanduser().exists():
         raise ConfigError(f"data.root={root} does not exist: give the place of the images")
 
 
 def _check_classes(data: Mapping[str, Any]) -> None:
-    chosen, names = data["classes"], data["class_names"]
+    names = data["class_names"]
+    for key in ("class_names", "classes"):
+        check_names(f"data.{key}", data.get(key) or ())
+    chosen = data.get("classes")
+    if chosen is None:
+        return
     key = f"data.classes=[{','.join(chosen)}]"
     for name in chosen if names else ():
         if name not in names:
             raise ConfigError(f"{key}: {data['name']} has no class '{name}'{suggest(name, names)}")
     if len(chosen) < 2:
         raise ConfigError(f"{key} must name two classes at least")
-    for name, times in Counter(chosen).items():
-        if times > 1:
-            raise ConfigError(f"{key} names the class {name} twice")

@@ -131,5 +131,7 @@ def show(value: Any) -> str:
 def _check_type(key: str, value: Any, parameter: Parameter | None, group: str) -> None:
     if parameter is None or parameter.accepts(value):
         return
+    if group == "loss" and isinstance(value, list) and "Tensor" in str(parameter):
+        return  # which `cnn_lab.assembly.make_loss` turns into one
     if value != "auto" or group != "trainer":  # Lightning's annotations do not say all that it takes
         raise ConfigError(f"{key}={show(value)} must be {parameter}")

@@ -19,6 +19,7 @@ RANGES = {
     "data.fold": "[0, inf)",
     "data.folds": "[2, 1000]",
     "data.size": "[1, 100000]",
+    "data.max_value": "(0, inf)",
     "data.test_share": "(0, 1)",
     "data.num_workers": "[0, 64]",
     "data.split_seed": "[0, inf)",

@@ -9,10 +9,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from cnn_lab.datasets import Split, stratified_split
+from cnn_lab.datasets import Split
 from cnn_lab.errors import UNPRINTABLE, ConfigError, DataError, printable, suggest
+from cnn_lab.sampling import stratified_split
+from cnn_lab.sources.decode import list_suffixes
 from cnn_lab.sources.download import find_place
-from cnn_lab.sources.pictures import Picture, list_suffixes, read_pictures, show_note
+from cnn_lab.sources.pictures import Picture, read_pictures, show_note
+
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}  # what their folders are called, in whatever case
+JUNK = (".", "__MACOSX", "@eaDir")  # how the names start of what file managers and archives leave behind
 
 
 def read_folder(
@@ -22,28 +31,32 @@ def read_folder(
     test_share: float = 0.2,
     skip_broken: bool = False,
     split_seed: int = 0,
+    max_value: float | None = None,
 ) -> dict[str, Any]:
-    """Pictures of every format, size and colour that Pillow reads.
+    """Pictures of any size and colour, in the formats of `cnn_lab.sources.decode.FORMATS`.
 
     Nothing outside of the folder is read: links that lead out, and links to folders, are not followed.
 
     Args:
-        root: holds `train` and perhaps `test` and `val`, each with a folder for each class, or such folders
-            alone.
+        root: holds `train` and perhaps `test` and `val` (or what else `PARTS` lists), each with a folder for
+            each class, or such folders alone.
         size: height and width of the images, or the side of square ones, that each picture is scaled to, and
             cropped; None for that of the pictures, if they have one.
         channels: 1 for gray, 3 for colour; None for colour where there is a picture that has some.
         test_share: of the pictures of each class that become test images, where there is no `test`.
         skip_broken: leave out pictures that cannot be read, and say how many.
         split_seed: chooses the test images.
+        max_value: what is white in pictures of more than 8 bits; None for the most that such bits can say.
+            What is found then is returned as a setting.
 
     Raises:
-        ConfigError: for a folder without pictures or with one class, for classes that `train` lacks, for
-            names that cannot be printed, and for pictures of different sizes without `size`.
+        ConfigError: for a folder without pictures or with one class, for classes that `train` lacks or that
+            keep no training image, for names that cannot be printed, for pictures of different sizes without
+            `size`, and for values of more than 8 bits that do not fit `max_value`.
         DataError: for a picture that cannot be read.
     """
     shape = (size, size) if isinstance(size, int) else size and tuple(size)
-    return _read_once(root, shape, channels, test_share, skip_broken, split_seed)
+    return _read_once(root, shape, channels, test_share, skip_broken, split_seed, max_value)
 
 
 @functools.lru_cache(maxsize=1)  # for all runs of a sweep
@@ -54,14 +67,12 @@ def _read_once(
     test_share: float,
     skip_broken: bool,
     split_seed: int,
+    max_value: float | None,
 ) -> dict[str, Any]:
     home, left_out = find_place(root), []
     if not home.is_dir():
         raise ConfigError(f"data.root={root} is no folder")
-    parts = {part: home / part for part in ("train", "val", "test")}
-    parts = {part: path for part, path in parts.items() if _is_own_folder(path)}
-    if "train" not in parts:
-        parts = {"train": home}
+    parts = _find_parts(home) or {"train": home}
     found = {part: _list_classes(path, home, left_out) for part, path in parts.items()}
     names = sorted((name for name, own in found["train"].items() if own), key=_order_naturally)
     _check_classes(home, found, names, left_out)
@@ -74,7 +85,8 @@ def _read_once(
     # Not class by class, since pictures and limits look at the first images; the same on every machine.
     mixed = np.random.default_rng(0).permutation(len(listed))
     listed = sorted((listed[index] for index in mixed), key=lambda item: item[0])
-    images, problems = read_pictures(home, [picture for *_, picture in listed], size, channels)
+    pictures = [picture for *_, picture in listed]
+    images, problems, max_value = read_pictures(home, pictures, size, channels, max_value)
     if count := np.count_nonzero(problems):
         path, problem = min((listed[index][2].path, problems[index]) for index in np.flatnonzero(problems))
         if not skip_broken:
@@ -90,8 +102,9 @@ def _read_once(
         train = chosen["train"]
         rest, test = stratified_split(labels[train], max(1, round(test_share * len(train))), split_seed)
         chosen |= {"train": train[rest], "test": train[test]}
+    _check_training(home, names, labels, chosen["train"])
     splits = {part: Split(_take(images, own), torch.from_numpy(labels[own])) for part, own in chosen.items()}
-    return {**splits, "class_names": names}
+    return {**splits, "class_names": names, "settings": {"max_value": max_value}}
 
 
 def _take(images: np.ndarray, indices: np.ndarray) -> torch.Tensor:
@@ -100,8 +113,39 @@ def _take(images: np.ndarray, indices: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images[start:stop] if stop - start == len(indices) else images[indices])
 
 
-def _is_own_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+def _find_parts(home: Path) -> dict[str, Path]:
+    """The folders of training, validation and test images; none where classes lie side by side."""
+    where = f"data.root={printable(str(home))}"
+    folders = [path for path in sorted(home.iterdir()) if path.is_dir() and not path.name.startswith(JUNK)]
+    parts: dict[str, Path] = {}
+    others = []
+    for path in folders:
+        part = next((part for part, names in PARTS.items() if path.name.lower() in names), None)
+        if part is None or path.is_symlink():
+            others.append(printable(path.name))
+        elif part in parts:
+            both = f"{parts[part].name}/ and {path.name}/"
+            raise ConfigError(f"{where}: {both} both hold {part} images. Put them into one folder, {part}/")
+        else:
+            parts[part] = path
+    if parts and "train" not in parts:
+        there_are = ", ".join(f"{path.name}/" for path in parts.values())
+        raise ConfigError(f"{where} has {there_are} but no train/: put the training images there")
+    if parts and others:
+        show_note(f"{where}: besides {', '.join(parts)}, these folders are not read: {', '.join(others)}")
+    return parts
+
+
+def _check_training(home: Path, names: list[str], labels: np.ndarray, train: np.ndarray) -> None:
+    """Reject a class that keeps no training image."""
+    there_are = np.bincount(labels, minlength=len(names))
+    kept = np.bincount(labels[train], minlength=len(names))
+    for name, count, left in zip(names, there_are, kept, strict=True):
+        if not left:
+            raise ConfigError(
+                f"data.root={printable(str(home))}: the class {name} has {count:,} pictures, and none of "
+                "them is left to train on. Add some or delete its folder"
+            )
 
 
 def _list_classes(folder: Path, home: Path, left_out: list[str]) -> dict[str, list[Picture]]:
@@ -112,7 +156,7 @@ def _list_classes(folder: Path, home: Path, left_out: list[str]) -> dict[str, li
     for place, name in waiting:  # it grows
         with os.scandir(place) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith("."):
+                if entry.name.startswith(JUNK):
                     continue
                 is_link = entry.is_symlink()
                 if is_link and (entry.is_dir() or not Path(entry.path).resolve().is_relative_to(real_home)):

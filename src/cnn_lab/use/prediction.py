@@ -1,11 +1,11 @@
 """What a trained network says of pictures that are not its data set's."""
 
+import io
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -16,17 +16,17 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from cnn_lab.errors import ConfigError, DataError
-from cnn_lab.pictures.digits import SURE, Digit, find_digit, fit_picture, read_picture
+from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.pictures.digits import SURE, Digit, read_picture
 from cnn_lab.pictures.sheets import MARGIN, enlarge
 from cnn_lab.pictures.style import BLUE, GRAY, load_font
 from cnn_lab.runs.trained import Trained
+from cnn_lab.sources.decode import ignore_odd_metadata, list_suffixes
 from cnn_lab.use.likeness import HELD_OUT, REFERENCES, Likeness
 
 PICTURE, BARS, HEAD = 200, 320, 66  # pixels
 SHOWN = 100  # rows of a picture
 READERS = 4  # threads, each with one picture in memory
-SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 @dataclass
@@ -65,29 +65,32 @@ class Prediction:
 def read_pictures(sources: Sequence[str], trained: Trained) -> list[Digit]:
     """Read the pictures that are named: files, folders of them, `-` for standard input.
 
-    For data of strokes the digit on each is found; for others the whole picture is scaled. A bar on stderr
-    shows how far it is.
+    For data of strokes the digit on each is found; for others the whole picture is read as those of
+    `data=folder` are. A bar on stderr shows how far it is.
 
     Raises:
-        ConfigError: for what does not exist, a file that is no picture and a folder without pictures.
-            A file of a folder that is none is a `Digit` with this problem.
+        ConfigError: for what does not exist, a file that is no picture, a folder without pictures, and a
+            network of other images than pictures become. A file of a folder that cannot be read is a `Digit`
+            with this problem.
     """
-    prepare = make_preparation(trained)
+    trained.require_pictures("predict")
     files = [(file, Path(source).is_dir()) for source in sources for file in list_files(source)]
+    channels, *size = trained.data.input_shape
+    blank = np.zeros(size if channels == 1 else (*size, channels), np.uint8)
 
     def read(file: str | Path, explain: bool) -> Digit:
         try:
             if file == "-":
-                return read_picture(sys.stdin.buffer, prepare, "standard input")
-            return read_picture(file, prepare)
+                content = io.BytesIO(sys.stdin.buffer.read())
+                return read_picture(content, trained.data, trained.max_value, "standard input")
+            return read_picture(file, trained.data, trained.max_value)
         except ConfigError as error:
             if not explain:
                 raise
-            blank = np.zeros_like(prepare(Image.new("L", (1, 1))).pixels)
-            return Digit(str(file), Image.fromarray(blank), blank, str(error).removeprefix(f"{file} is "))
+            return Digit(str(file), Image.fromarray(blank), blank, str(error).removeprefix(f"{file} "))
 
     console = Console(stderr=True)
-    with ThreadPoolExecutor(READERS) as pool:
+    with ignore_odd_metadata(), ThreadPoolExecutor(READERS) as pool:
         digits = pool.map(read, *zip(*files, strict=True))
         hidden = not console.is_terminal
         return list(track(digits, "reading", len(files), console=console, transient=True, disable=hidden))
@@ -102,21 +105,14 @@ def list_files(source: str) -> list[str | Path]:
     path = Path(source)
     if source == "-" or not path.is_dir():
         return [source]
-    files: list[str | Path] = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    files: list[str | Path] = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in list_suffixes() and not file.name.startswith(".")
+    )
     if not files:
-        raise ConfigError(f"the folder {path} has no pictures: files ending in one of {', '.join(SUFFIXES)}")
+        raise ConfigError(f"the folder {path} has no pictures, such as files ending in .png or .jpg")
     return files
-
-
-def make_preparation(trained: Trained) -> Callable[[Image.Image], Digit]:
-    """What brings a picture to the convention of a network's images.
-
-    Raises:
-        ConfigError: for strokes on images that are no gray squares.
-    """
-    if trained.data.ink:
-        return partial(find_digit, side=trained.require_gray("predict"))
-    return partial(fit_picture, shape=trained.data.input_shape)
 
 
 def learn_likeness(trained: Trained) -> Likeness | None:
@@ -128,7 +124,7 @@ def learn_likeness(trained: Trained) -> Likeness | None:
         return None
     try:
         loader = trained.load_data(download=False).train_dataloader()
-    except DataError as error:
+    except CnnLabError as error:
         said = f"What has no digit may not be noticed: {error}"
         Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
         return None

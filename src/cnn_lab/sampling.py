@@ -1,0 +1,111 @@
+"""Which images belong to a part, and in which batches they come."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+
+def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of all but `size` items, and of `size` items in which every class has its share (to one item).
+
+    The same for the same labels, size and seed, on every machine.
+    """
+    generator = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = counts * size / len(labels)
+    quotas = np.floor(shares).astype(int)
+    is_last = quotas + 1 >= counts  # which only goes where no other class has one to give
+    largest_remainders = np.lexsort((quotas - shares, is_last))
+    quotas[largest_remainders[: size - quotas.sum()]] += 1
+    chosen = np.zeros(len(labels), dtype=bool)
+    for value, quota in zip(classes, quotas, strict=True):
+        members = np.flatnonzero(labels == value)
+        chosen[generator.permutation(members)[:quota]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def stratified_choice(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Indices, ascending, of `size` items in which every class has its share (to one item).
+
+    The same on every machine; a smaller choice of the same labels and seed is contained in a larger one.
+    """
+    generator = np.random.default_rng(seed)
+    turns = np.empty(len(labels))
+    for value in np.unique(labels):
+        members = np.flatnonzero(labels == value)
+        turns[generator.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(np.argsort(turns, kind="stable")[:size])
+
+
+def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each item, 0 to `folds - 1`: of each class, and of all, each has its share (to one item).
+
+    The same for the same labels, number and seed, on every machine.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    numbers = np.empty(len(labels), dtype=int)
+    numbers[by_class] = np.arange(len(labels)) % folds  # dealt out in turn
+    return numbers
+
+
+class BatchIndices(SequentialSampler):
+    """The indices of one batch after another, int64, each of shape (at most `batch_size`,).
+
+    A SequentialSampler since Lightning, with `trainer.overfit_batches`, puts one in the place of any other.
+
+    With `shuffle` the order depends on `seed` and the epoch, and on nothing that ran before. Of several
+    processes (`world_size`) each takes its share; when shuffled, the last image may be seen twice to make the
+    shares equal, which keeps the processes in step.
+    """
+
+    def __init__(
+        self,
+        indices: Tensor,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self._skipped = (0, 0)
+
+    def skip(self, epochs: int, batches: int) -> None:
+        """Go on after so many epochs, and batches of the next one."""
+        self.epoch = epochs
+        self._skipped = (epochs, batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self._share() / self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        indices = self.indices
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(indices))
+            indices = indices[torch.from_numpy(order)]
+        share = indices[self.rank :: self.world_size]
+        if len(share) < self._share():
+            share = torch.cat([share, indices[:1]])
+        epoch, batches = self._skipped
+        return iter(share.split(self.batch_size)[batches if epoch == self.epoch else 0 :])
+
+    def _share(self) -> int:
+        size = len(self.indices)
+        if self.shuffle:
+            return math.ceil(size / self.world_size)
+        return len(range(self.rank, size, self.world_size))
