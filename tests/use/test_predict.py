@@ -14,6 +14,7 @@ from scipy import ndimage
 from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.digits import find_digit, read_picture
 from cnn_lab.runs.trained import Trained, load_trained
+from cnn_lab.sources.decode import FORMATS
 from cnn_lab.sources.idx import read_mnist
 from cnn_lab.use.likeness import Likeness
 from cnn_lab.use.prediction import draw_predictions, predict, read_pictures
@@ -283,7 +284,7 @@ def test_standard_input_is_read(network: Trained, pictures: Path, monkeypatch: p
 
 def test_mistakes_get_one_message(trained: TrainedRun, pictures: Path, tmp_path: Path) -> None:
     for path, message in {
-        pictures / "notes.txt": "is not a picture: give a PNG or JPEG file, for example",
+        pictures / "notes.txt": f"cannot be read: it is not a picture in one of these formats: {', '.join(FORMATS)}",
         pictures / "none.png": "cannot be read: No such file or directory",
     }.items():
         done = run_script("predict.py", str(path), "--run", str(trained.path))
@@ -291,5 +292,5 @@ def test_mistakes_get_one_message(trained: TrainedRun, pictures: Path, tmp_path:
     done = run_script("predict.py", str(tmp_path), "--run", str(trained.path))
     assert done.returncode == 2
     assert done.stderr.startswith(
-        f"Error: the folder {tmp_path} has no pictures: files ending in one of .png, .jpg"
+        f"Error: the folder {tmp_path} has no pictures, such as files ending in .png or .jpg"
     )

@@ -53,7 +53,7 @@ def name_page(image: Path | None, index: int | None) -> str:
 
 
 def read_own_image(path: Path, trained: Trained) -> Example:
-    """Read a picture as predict.py does, into (side, side) pixels.
+    """Read a picture as `predict` does, into (side, side) pixels.
 
     Raises:
         ConfigError: for a file that is no picture, and, for data of strokes, a picture without a digit.

@@ -1,4 +1,4 @@
-"""A picture file becomes the bytes of an image: the same bytes for training, predict.py and explain.py."""
+"""A picture file becomes the bytes of an image: the same for training, predictions and explanations."""
 
 import contextlib
 import functools
