@@ -2,7 +2,7 @@
 
     python benchmarks/robustness.py kills [--count 50]
     python benchmarks/robustness.py soak [--count 200]
-    python benchmarks/robustness.py overrides [--count 2000] [--seed 0]
+    python benchmarks/robustness.py overrides [--count 2000] [--minutes 60] [--seed 0]
     python benchmarks/robustness.py processes [--count 16]
     python benchmarks/robustness.py sweep [--count 300]
     python benchmarks/robustness.py checkpoints
@@ -234,11 +234,12 @@ def measure_overrides(arguments: argparse.Namespace, folder: Path) -> bool:
     sys.path.append(str(PROJECT / "tests"))
     from hypothesis import HealthCheck, Phase, given, seed, settings
 
-    from overrides import find_problem, lists_of_overrides, run_with
+    from overrides import belongings, find_problem, leftovers, lists_of_overrides, run_with
 
     endings: collections.Counter[Any] = collections.Counter()
     tried: set[tuple[str, ...]] = set()
     problems: list[str] = []
+    end = time.monotonic() + 60 * arguments.minutes
 
     @seed(arguments.seed)
     @settings(
@@ -248,17 +249,19 @@ def measure_overrides(arguments: argparse.Namespace, folder: Path) -> bool:
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(lists_of_overrides())
-    def try_them(typed: list[str]) -> None:
-        if tuple(typed) in tried or len(tried) == arguments.count:
+    @given(lists_of_overrides() | belongings(), leftovers())
+    def try_them(typed: list[str], variables: dict[str, str]) -> None:
+        if len(tried) == arguments.count or time.monotonic() > end:
+            raise KeyboardInterrupt
+        if tuple(typed) in tried:
             return
         tried.add(tuple(typed))
-        ending = run_with(typed)
+        ending = run_with(typed, variables)
         endings[ending.code] += 1
         problem = find_problem(ending)
         if problem:
             problems.append(problem)
-            print(f"{problem}: {typed}\n{ending.err[-2000:]}", file=sys.stderr, flush=True)
+            print(f"{problem}: {variables} {typed}\n{ending.err[-2000:]}", file=sys.stderr, flush=True)
         if len(tried) % 100 == 0:
             print(f"{len(tried)} commands, {dict(endings)}", file=sys.stderr, flush=True)
 
@@ -430,7 +433,9 @@ def main() -> None:
     )
     parser.add_argument("what", choices=MEASURES)
     parser.add_argument("--count", type=int, help="how many")
-    parser.add_argument("--minutes", type=float, default=60, help="of looking for a sequence that breaks")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="of looking for overrides, or a sequence, that break"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     arguments = parser.parse_args()
     measure, count = MEASURES[arguments.what]

@@ -45,7 +45,7 @@ class Averaging(nn.Module):
             self.count += len(images)
         return self.head((images - self.total / self.count.clamp(min=1)).flatten(1))
 '''
-OTHER_NETS = '''\
+OTHER_NETS = """\
 from torch import nn
 
 
@@ -58,8 +58,8 @@ class Net(nn.Module):
 
     def forward(self, images):
         return self.layers(images)
-'''
-IMAGES = '''\
+"""
+IMAGES = """\
 import numpy as np
 
 
@@ -75,24 +75,25 @@ def read(noise: int = 60, count: int = 60) -> dict:
 
 def read_named(name: str = "x", std: float = 1.0, classes: int = 3, batch_size: int = 60) -> dict:
     return read(count=batch_size)
-'''
+"""
 CLASSES = ["class 2", "class 10", "a=b,c", "été"]
 
 
-def draw_stripes(label: int, generator: np.random.Generator, size: int = 8) -> np.ndarray:
-    """A gray image that is bright in the row of its label."""
-    pixels = generator.integers(0, 60, size=(size, size), dtype=np.uint8)
-    pixels[label] += 150
+def draw_stripes(label: int, generator: np.random.Generator, strength: int = 150) -> np.ndarray:
+    """A gray image of 8 x 8 that is brighter in the row of its label."""
+    pixels = generator.integers(0, 100, size=(8, 8), dtype=np.uint8)
+    pixels[label] += strength
     return pixels
 
 
-def write_arrays(path: Path, seed: int) -> None:
+def write_arrays(path: Path, seed: int, strength: int) -> None:
     """60 images and 30 for the test, of three classes."""
     generator = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {}
     for part, count in (("train", 60), ("test", 30)):
-        arrays[f"y_{part}"] = generator.permutation(count) % 3
-        arrays[f"x_{part}"] = np.stack([draw_stripes(label, generator) for label in arrays[f"y_{part}"]])
+        labels = generator.permutation(count) % 3
+        images = [draw_stripes(label, generator, strength) for label in labels]
+        arrays |= {f"y_{part}": labels, f"x_{part}": np.stack(images)}
     np.savez(path, **arrays)
 
 
@@ -128,14 +129,19 @@ def write_pictures(folder: Path, kinds: list[str], seed: int = 0, count: int = 1
             write_picture(folder / name / f"{number} {kind}.png", draw_stripes(label, generator), kind)
 
 
+def bring_code(place: Path) -> None:
+    """Write the modules into a folder."""
+    for name, text in (("nets_one", NETS), ("nets_two", OTHER_NETS), ("images_made", IMAGES)):
+        (place / f"{name}.py").write_text(text)
+
+
 def bring(place: Path) -> Path:
     """Write all of it into a folder, which it returns."""
     place.mkdir(parents=True, exist_ok=True)
-    for name, text in (("nets_one", NETS), ("nets_two", OTHER_NETS), ("images_made", IMAGES)):
-        (place / f"{name}.py").write_text(text)
-    for seed, name in enumerate(("one", "two")):
-        write_arrays(place / f"{name}.npz", seed)
-        write_pictures(place / name, ["plain"], seed)
+    bring_code(place)
+    for seed, (name, strength) in enumerate({"a": 40, "b": 80}.items()):  # two data sets of the same name
+        write_pictures(place / name / "pictures", ["plain"], seed)
+        write_arrays(place / name / "own.npz", seed, strength)
     for kind in KINDS[1:]:
         write_pictures(place / kind, [kind])
     write_pictures(place / "mixed", KINDS)
@@ -144,7 +150,7 @@ def bring(place: Path) -> Path:
 
 @functools.cache
 def find_belongings() -> Path:
-    """A folder of this process with all of it."""
+    """A folder with all of it, which lasts as long as this process."""
     folder = tempfile.TemporaryDirectory(prefix="cnn-lab-brought-")
     find_belongings.kept = folder  # type: ignore[attr-defined]
     return bring(Path(folder.name))

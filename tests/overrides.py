@@ -12,11 +12,12 @@ from hydra import compose, initialize_config_dir
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from brought import KINDS, bring_code, find_belongings
 from cnn_lab.settings.config import GROUPS, PROJECT, flatten
 from conftest import ENVIRONMENT, SMALL_DATA
 from forked import run_forked
 
-SCRIPT = PROJECT / "scripts" / "train.py"
+SCRIPTS = PROJECT / "scripts"
 FONTS = str(Path(tempfile.gettempdir(), "cnn-lab-fonts"))  # else each home gets matplotlib's list of them
 SECONDS = 60  # that a try may take
 # A run of a moment, whatever is typed after it; see `lists_of_overrides` for what would take the bounds away.
@@ -244,17 +245,125 @@ def lists_of_overrides(draw: st.DrawFn) -> list[str]:
     return draw(st.permutations([first, *others]).filter(_is_bounded))
 
 
+NETS = ["nets_one.Net", "nets_one.Normed", "nets_one.Averaging", "nets_two.Net"]
+PRECISIONS = ["32-true", "64-true", "bf16-mixed", "bf16-true", "16-true", "16-mixed"]
+SWEPT = [
+    ["seed=0,1"],
+    ["model._target_=nets_one.Net,nets_two.Net"],
+    ["optimizer=sgd,nope"],
+    ["trainer.precision=32-true,64-true", "trainer.max_epochs=1,2"],
+    ["data.fold=range(3)", "data.folds=3"],
+    ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.001,0.1)"],
+    ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "model._target_=nets_one.Net,nets_two.Net"],
+]
+STORES = ["file:${output_dir}/mlruns", "sqlite:///${output_dir}/mlflow.db", "${output_dir}/mlruns"]
+# What a shell may still hold of a job, a launcher, or another program.
+LEFT_OVER = [
+    {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1"},
+    {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "lab", "SLURM_PROCID": "0"},
+    {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "bash"},
+    {"RANK": "0"}, {"RANK": "1"}, {"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}, {"LOCAL_RANK": "x"}, {"NODE_RANK": "1"}, {"GROUP_RANK": "1"},
+    {"WORLD_SIZE": "1"}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"MASTER_ADDR": "nowhere", "MASTER_PORT": "x"},
+    {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+    {"PL_TRAINER_FAST_DEV_RUN": "True"}, {"PL_TRAINER_MAX_EPOCHS": "3"}, {"PL_TRAINER_NUM_NODES": "2"}, {"PL_TRAINER_DEVICES": "2"},
+    {"PL_TRAINER_LOGGER": "False"}, {"PL_TRAINER_NOPE": "("}, {"PL_GLOBAL_SEED": "5"}, {"PL_SEED_WORKERS": "x"},
+    {"TORCHELASTIC_RUN_ID": "1"}, {"KUBERNETES_PORT": "tcp://127.0.0.1:443"}, {"LSB_JOBID": "3"}, {"XRT_TPU_CONFIG": "x"},
+    {"CUDA_VISIBLE_DEVICES": ""}, {"CNN_LAB_RUN_DIR": "/nowhere"}, {"OMP_NUM_THREADS": "x"}, {"COLUMNS": "0"}, {"TERM": "nope"},
+    {"HYDRA_FULL_ERROR": "1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, {"MLFLOW_RUN_ID": "x"},
+]  # fmt: skip
+
+
+def leftovers() -> st.SearchStrategy[dict[str, str]]:
+    """Variables of the environment: mostly none."""
+    return st.sampled_from([{}] * len(LEFT_OVER) + LEFT_OVER)
+
+
+@st.composite
+def belongings(draw: st.DrawFn) -> list[str]:
+    """What a user brings along, and what is about a whole run or several, with a few other settings."""
+    place = find_belongings()
+    pictures = st.sampled_from([*KINDS[1:], "mixed", "a/pictures"]).map(
+        lambda name: ["data=folder", f"data.root={place}/{name}"]
+    )
+    made = [["data.noise=90", "data.count=45"], ["data.count=1"], ["data.nois=3"], []]
+    named = [
+        ["data.name=mine"],
+        ["data.std=0.5"],
+        ["data.classes=[2,0]"],
+        ["data.batch_size=30"],
+        ["data.source.batch_size=30"],
+        [],
+    ]
+    data = st.one_of(
+        pictures,
+        pictures.map(lambda typed: [*typed, "data.size=6", "data.channels=1"]),
+        st.just(["data=arrays", f"data.root={place}/a/own.npz"]),
+        st.sampled_from(made).map(lambda more: ["data=own", "data.source._target_=images_made.read", *more]),
+        st.sampled_from(named).map(
+            lambda more: ["data=own", "data.source._target_=images_made.read_named", *more]
+        ),
+        st.sampled_from([["data.fold=1", "data.folds=3"], ["data.fold=4"], ["data.val_size=0"]]),
+    )
+    net = st.sampled_from(NETS).map(lambda name: [f"model._target_={name}"])
+    logger = st.one_of(
+        st.just(["logger=csv"]),
+        st.sampled_from(STORES).map(lambda store: ["logger=mlflow", f"logger.tracking_uri={store}"]),
+    )
+    precision = st.sampled_from(PRECISIONS).map(lambda name: [f"trainer.precision={name}"])
+    several = st.one_of(
+        st.sampled_from(SWEPT).map(lambda typed: ["-m", *typed]),
+        st.just(["trainer.devices=2", "trainer.limit_test_batches=1.0"]),
+    )
+    kinds = draw(
+        st.lists(
+            st.sampled_from([data, data, net, logger, precision, several]),
+            min_size=1,
+            max_size=3,
+            unique_by=id,
+        )
+    )
+    typed = [item for kind in kinds for item in draw(kind)]
+    keys = {item.partition("=")[0] for item in typed}
+    others = draw(
+        st.lists(_good_settings().filter(lambda item: item.partition("=")[0] not in keys), max_size=2).filter(
+            _is_bounded
+        )
+    )
+    return [*typed, *others]
+
+
+def _drop_what_is_replaced(typed: list[str]) -> list[str]:
+    """What of `SMALL` goes with what is typed."""
+    brings_data = any(item.startswith(("data=folder", "data=arrays", "data=own")) for item in typed)
+    brings_net = any(item.startswith("model._target_=nets") for item in typed)
+    dropped = ("data.",) * brings_data + ("model.",) * brings_net
+    return [item for item in SMALL if not (dropped and item.startswith(dropped))]
+
+
 class Ending:
-    """How a try ended: its exit code (None: it did not), what it printed, and the files that it left."""
+    """How a try ended: its exit code (None: it did not), what it printed, and the files that it left.
+
+    Where there was a run, its folder is moved, and the first one is evaluated there.
+    """
 
     def __init__(self, code: int | None, out: str, err: str, folder: Path) -> None:
         self.code = code
         self.out = out
         self.err = err
-        found = [path for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())]
-        ours = (folder / "home", _place(folder))
-        self.left = [path for path in found if path not in ours and path.name != "runs"]  # which is empty
-        self.results = [json.loads(path.read_text()) for path in found if path.name == "result.json"]
+        self.left = [path for path in folder.rglob("*") if _is_left(path, folder)]
+        self.runs = {
+            path.parent: json.loads(path.read_text()) for path in self.left if path.name == "result.json"
+        }
+        self.results = [*self.runs.values()]
+        self.measured: subprocess.CompletedProcess[str] | None = None
+
+
+def _is_left(path: Path, folder: Path) -> bool:
+    """Whether a path is a file, or an empty folder, that a command has made there for the user to see."""
+    if path.is_dir() and any(path.iterdir()):
+        return False
+    ours = path in (folder / "home", _place(folder)) or path.suffix == ".py" or "__pycache__" in path.parts
+    return not ours and path.name != "runs" and not {".cache", ".config"} & {*path.parts}  # runs is empty
 
 
 def _place(folder: Path) -> Path:
@@ -262,23 +371,34 @@ def _place(folder: Path) -> Path:
     return folder / "a" / "b" / "c"
 
 
-def run_with(typed: list[str]) -> Ending:
+def run_with(typed: list[str], variables: dict[str, str] | None = None) -> Ending:
     """Run scripts/train.py with `SMALL` and what is typed, in a folder and a home of its own."""
     with tempfile.TemporaryDirectory(prefix="cnn-lab-overrides-") as name:
         folder = Path(name)
         _place(folder).mkdir(parents=True)
+        bring_code(_place(folder))
         (folder / "home").mkdir()
-        arguments = [*SMALL, f"output_dir={folder / 'outputs'}", *typed]
+        arguments = [*_drop_what_is_replaced(typed), f"output_dir={folder / 'outputs'}", *typed]
         environment = {**os.environ, **ENVIRONMENT, "HOME": str(folder / "home"), "MPLCONFIGDIR": FONTS}
+        environment = {**environment, "MLFLOW_ALLOW_FILE_STORE": "true", **(variables or {})}
         try:
-            done = run_forked(SCRIPT, arguments, _place(folder), environment, SECONDS)
+            done = run_forked(SCRIPTS / "train.py", arguments, _place(folder), environment, SECONDS)
         except subprocess.TimeoutExpired:
             return Ending(None, "", "", folder)
-        return Ending(done.returncode, done.stdout, done.stderr, folder)
+        ending = Ending(done.returncode, done.stdout, done.stderr, folder)
+        completed = [run for run, result in ending.runs.items() if result["status"] == "completed"]
+        if completed:
+            (folder / "outputs").rename(folder / "moved")
+            run = folder / "moved" / completed[0].relative_to(folder / "outputs")
+            asked = [str(run), "--json", "--trust"]
+            ending.measured = run_forked(SCRIPTS / "evaluate.py", asked, _place(folder), environment, SECONDS)
+            ending.result = ending.runs[completed[0]]
+            ending.stray = (folder / "outputs").exists()
+        return ending
 
 
 # Failures of a run itself that settings may lead to, and no check can foresee.
-FAILURES = "Error: (the run has diverged: |the directory |.* is not as its settings state: )"
+FAILURES = "(the run has diverged: |the directory |.* is not as its settings state: )"
 
 
 def find_problem(ending: Ending) -> str:
@@ -287,7 +407,9 @@ def find_problem(ending: Ending) -> str:
         return f"it did not end within {SECONDS} seconds"
     if "Traceback" in ending.out + ending.err:
         return "a traceback"
-    stray = [path for path in ending.left if not {"runs", "sweeps"} & set(path.parts)]
+    if any(result.get("traceback") for result in ending.results):
+        return f"a record with a traceback: {ending.results}"
+    stray = [path for path in ending.left if not {"runs", "sweeps", "mlruns", "mlflow.db"} & set(path.parts)]
     if stray:
         return f"files outside of the run: {stray[:3]}"
     if ending.code == 0:
@@ -297,13 +419,36 @@ def find_problem(ending: Ending) -> str:
         return "not one message"
     if ending.code == 2:
         return f"a message, and files: {ending.left[:3]}" if ending.left else ""
-    if ending.code == 1 and re.match(FAILURES, lines[0]):
+    failed = [result["error"] for result in ending.results if result["status"] == "failed"]
+    expected = FAILURES if len(ending.results) < 2 else r"\d+ of \d+ runs failed"
+    if ending.code == 1 and re.match(f"Error: {expected}", lines[0]) and _are_expected(failed):
         return ""
     return f"exit code {ending.code}"
+
+
+def _are_expected(errors: list[str]) -> bool:
+    """Whether runs failed of themselves, or were refused, which stands in the sweep's own table."""
+    return all(re.match(FAILURES, error) or "\n" not in error for error in errors)
 
 
 def _find_problem_of_run(ending: Ending) -> str:
     statuses = {result["status"] for result in ending.results}
     if statuses - {"completed", "pruned"} or not statuses:
         return f"exit code 0, with runs that are {statuses or 'none'}"
-    return "a run that complains" if re.search("^(Error|.*Warning)", ending.err, re.M) else ""
+    if re.search("^(Error|.*Warning)", ending.err, re.M):
+        return "a run that complains"
+    return _find_difference(ending) if ending.measured else ""
+
+
+def _find_difference(ending: Ending) -> str:
+    """What is said, what is stored and what is measured again have to agree."""
+    accuracy, measured = ending.result.get("test/accuracy"), ending.measured
+    if accuracy is None:
+        return ""
+    said = re.search(r"^test accuracy +([\d.]+) ?%", ending.out, re.M)
+    if said and said[1] != f"{100 * accuracy:.2f}":
+        return f"says {said[1]} and stores {accuracy}"
+    if measured.returncode or ending.stray:
+        return f"is not evaluated after it was moved: {measured.stderr}"
+    found = json.loads(measured.stdout)["accuracy"]
+    return "" if found == accuracy else f"stores {accuracy}, and evaluate.py finds {found}"

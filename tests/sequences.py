@@ -6,16 +6,12 @@ wherever that lies: in a step, between two steps of the optimizer, in validation
 
 import contextlib
 import functools
-import io
 import itertools
 import os
-import runpy
 import shutil
 import signal
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +20,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from brought import find_belongings
 from cnn_lab.model import CNN
 from cnn_lab.runs.record import read_result, read_rows, read_status
 from cnn_lab.runs.resume import WITH_AN_END
 from cnn_lab.runs.trust import read_yaml
-from cnn_lab.settings.config import PROJECT, check_config, flatten
+from cnn_lab.settings.config import check_config, flatten
 from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.sweeps.results import collect, compare
 from cnn_lab.training import train
 from cnn_lab.use.evaluation import evaluate
 from conftest import compose_config
+from inprocess import run_here, stamp
 
-Settings = dict[str, str]
+Settings = dict[str, str | None]  # None: what `TINY` has is not typed
 TINY = {
     "data.train_size": "40", "data.batch_size": "16", "data.val_size": "20", "data.eval_batch_size": "8",
     "model.channels": "[2]", "model.hidden": "[4]", "optimizer.lr": "0.02", "pictures.enabled": "false",
@@ -76,12 +74,41 @@ STOPPING: list[Settings] = [
     {},
     *({"early_stopping.patience": "1", "early_stopping.monitor": name} for name in MONITORS),
 ]
+OTHER_NET: Settings = {
+    "model": "own",
+    "model.channels": None,
+    "model.hidden": None,
+    "model.dropout": None,
+    "model.norm": None,
+}
+NETS: list[Settings] = [
+    {},
+    {},
+    *(
+        {**OTHER_NET, "model._target_": f"nets_{name}"}
+        for name in ("one.Net", "one.Normed", "one.Averaging", "two.Net")
+    ),
+]
+LOGGERS: list[Settings] = [{}, {}, {}, {"logger": "csv"}, {"logger": "mlflow"}]
+PRECISIONS: list[Settings] = [
+    {},
+    {},
+    *({"trainer.precision": name} for name in ("64-true", "bf16-true", "bf16-mixed")),
+]
 SWEPT: list[Settings] = [
     {},
     {"optimizer": "sgd,adam"},
     {"trainer.max_epochs": "1,2"},
     {"trainer.accumulate_grad_batches": "1,2"},
+    {"trainer.precision": "32-true,64-true"},
+    {**OTHER_NET, "model._target_": "nets_one.Net,nets_two.Net"},
 ]
+# What a shell may still hold of a job, a launcher, or another program.
+LEFT_OVER = [
+    {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lab", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
+    {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lab", "SLURM_NTASKS": "4"}, {"RANK": "1"}, {"LOCAL_RANK": "1"}, {"WORLD_SIZE": "2"}, {"NODE_RANK": "1"},
+    {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, {"PL_TRAINER_FAST_DEV_RUN": "True"}, {"PL_TRAINER_MAX_EPOCHS": "5"}, {"PL_TRAINER_LOGGER": "False"},
+]  # fmt: skip
 # A forward pass and what comes in it: Ctrl+C, SIGTERM, or the end of the process without another word.
 STOPS = st.none() | st.tuples(
     st.integers(1, 24), st.sampled_from([signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -95,12 +122,26 @@ def settings_of_runs(draw: st.DrawFn) -> Settings:
     chosen = {key: draw(st.sampled_from(CHOICES[key])) for key in keys}
     if chosen.get("trainer.max_epochs") == "-1":
         chosen.setdefault("trainer.max_steps", "3")
-    return {**chosen, **draw(st.sampled_from(SCHEDULES)), **draw(st.sampled_from(STOPPING))}
+    for others in (SCHEDULES, STOPPING, NETS, LOGGERS, PRECISIONS, list_data(chosen.get("data.val_size"))):
+        chosen |= draw(st.sampled_from(others))
+    return chosen
+
+
+def list_data(val_size: str | None) -> list[Settings]:
+    """Data sets besides MNIST, of about as many images as `TINY` has."""
+    place = find_belongings()
+    few: Settings = {"data.train_size": None, "data.val_size": val_size or "8"}
+    arrays: Settings = {**few, "data": "arrays", "data.root": f"{place}/a/own.npz"}
+    pictures: Settings = {**few, "data": "folder", "data.root": f"{place}/a/pictures"}
+    made: Settings = {**few, "data": "own", "data.source._target_": "images_made.read", "data.noise": "90"}
+    folds: Settings = {**arrays, "data.val_size": None, "data.fold": "1", "data.folds": "3"}
+    return [{}, {}, {}, arrays, pictures, made, folds]
 
 
 def type_settings(settings: Settings) -> list[str]:
     """As they are typed, groups first, since an option of one replaces all that is in it."""
-    return [f"{key}={settings[key]}" for key in sorted(settings, key=lambda key: "." in key)]
+    keys = sorted(settings, key=lambda key: "." in key)
+    return [f"{key}={settings[key]}" for key in keys if settings[key] is not None]
 
 
 @contextlib.contextmanager
@@ -113,7 +154,8 @@ def stopping(stop: tuple[int, signal.Signals] | None, folder: Path) -> Iterator[
     kept = folder.with_name("kept")
 
     def look(module: Any, _: Any) -> None:
-        if not isinstance(module, CNN) or stop is None or next(passes) != stop[0]:
+        is_net = isinstance(module, CNN) or type(module).__module__.startswith("nets_")
+        if not is_net or stop is None or next(passes) != stop[0]:
             return
         if stop[1] == signal.SIGKILL:
             shutil.copytree(folder, kept)
@@ -127,12 +169,6 @@ def stopping(stop: tuple[int, signal.Signals] | None, folder: Path) -> Iterator[
         if kept.exists():
             shutil.rmtree(folder)
             kept.rename(folder)
-
-
-def stamp(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Each file's time and size, but for the locks, which asking for touches."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
 def measure(run: Path) -> dict[str, Any]:
@@ -176,9 +212,9 @@ def check_completed(run: Path, settings: Settings) -> None:
     assert (result["best"] or {}).get("val/accuracy") == (max(found) if found else None)
     assert (best["finished_epochs"], best["global_step"]) == (epoch, rows[epoch - 1]["step"])
     checkpoint = run / "checkpoints" / "best.ckpt"
-    assert evaluate(checkpoint)["accuracy"] == result["test/accuracy"]
+    assert evaluate(checkpoint, trust=True)["accuracy"] == result["test/accuracy"]
     if found:
-        assert evaluate(checkpoint, "val")["accuracy"] == max(found)
+        assert evaluate(checkpoint, "val", trust=True)["accuracy"] == max(found)
     whole, learned = train_whole(tuple(type_settings({**TINY, **settings}))), measure(run)
     assert learned["result"] == whole["result"], (learned["result"], whole["result"])
     assert learned["rows"] == whole["rows"], (learned["rows"], whole["rows"])
@@ -190,7 +226,10 @@ def check_completed(run: Path, settings: Settings) -> None:
 
 
 class Sequences(RuleBasedStateMachine):
-    """Runs and sweeps in a folder of their own, with the settings that each has been given."""
+    """Runs and sweeps in a folder of their own, with the settings that each has been given.
+
+    Each is known by its path below `outputs`, which is moved at times.
+    """
 
     runs = Bundle("runs")
     sweeps = Bundle("sweeps")
@@ -200,61 +239,64 @@ class Sequences(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp())
         self.outputs = self.home / "outputs"
         self.outputs.mkdir()
+        self.moves = itertools.count(1)
         self.settings: dict[Path, Settings] = {}
         self.extended: set[Path] = set()
         self.typed: dict[Path, Settings] = {}  # for each sweep, with the values of what is swept
+        self.place = Path.cwd()
+        os.chdir(find_belongings())
 
     def teardown(self) -> None:
+        os.chdir(self.place)
         shutil.rmtree(self.home)
 
-    def command(self, script: str, *arguments: str, stop: Any = None) -> int:
+    def command(
+        self, script: str, *arguments: str, stop: Any = None, variables: Mapping[str, str] | None = None
+    ) -> int:
         """Run a script; returns its exit code. What is refused leaves everything as it was."""
-        before, environment, argv = stamp(self.outputs), dict(os.environ), sys.argv
-        sys.argv = [str(PROJECT / "scripts" / f"{script}.py"), *arguments]
-        out, code = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), 0
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(out),
-            stopping(stop, self.outputs),
-            warnings.catch_warnings(record=True),  # a command sets filters, which are its process's own
-        ):
-            try:
-                runpy.run_path(sys.argv[0], run_name="__main__")
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-            finally:
-                sys.argv = argv
-                os.environ.clear()
-                os.environ.update(environment)
-        self.said = text = out.buffer.getvalue().decode()
-        assert code != 1, text
-        assert "Traceback" not in text, text
+        before = stamp(self.home)
+        code, self.said = run_here(
+            script, *arguments, variables=variables, around=[stopping(stop, self.outputs)]
+        )
+        assert code != 1, self.said
+        assert "Traceback" not in self.said, self.said
         if code == 2:
-            assert stamp(self.outputs) == before, text
+            assert stamp(self.home) == before, self.said
         if code > 2:
-            assert stop is not None, text
+            assert stop is not None, self.said
         return code
 
-    def check_end(self, run: Path, code: int) -> None:
+    def start(self, kind: str, *typed: str, **options: Any) -> tuple[int, list[Path]]:
+        """Train; returns the exit code, and which runs, or sweeps, are new."""
+        before = self.list(kind)
+        code = self.command("train", *typed, f"output_dir={self.outputs}", **options)
+        new = sorted(self.list(kind) - before)
+        assert len(new) <= (code != 2)
+        return code, new
+
+    def list(self, kind: str) -> set[Path]:
+        """The runs or the sweeps that there are."""
+        return {path.relative_to(self.outputs) for path in self.outputs.glob(f"{kind}/*")}
+
+    def check_end(self, name: Path, code: int) -> None:
         """A run that a command has trained is completed, or was interrupted by the signal."""
+        run = self.outputs / name
         result = read_result(run)
         if code == 0:
-            check_completed(run, self.settings[run])
+            check_completed(run, self.settings[name])
         elif result:
             assert read_status(run, result) == "interrupted", result
         if (run / "config.yaml").exists():
-            expected = check_config(compose_config(*type_settings({**TINY, **self.settings[run]})))
+            expected = check_config(compose_config(*type_settings({**TINY, **self.settings[name]})))
             assert result["fingerprint"] == fingerprint(expected)
         assert not list(run.rglob("*.new"))
 
-    @rule(target=runs, settings=settings_of_runs(), stop=STOPS)
-    def train(self, settings: Settings, stop: Any) -> Any:
-        before = set(self.outputs.glob("runs/*"))
-        code = self.command(
-            "train", *type_settings({**TINY, **settings}), f"output_dir={self.outputs}", stop=stop
-        )
-        new = list(set(self.outputs.glob("runs/*")) - before)
-        assert len(new) <= (code != 2)
+    @rule(
+        target=runs, settings=settings_of_runs(), stop=STOPS, variables=st.sampled_from([{}] * 8 + LEFT_OVER)
+    )
+    def train(self, settings: Settings, stop: Any, variables: Mapping[str, str] | None = None) -> Any:
+        code, new = self.start("runs", *type_settings({**TINY, **settings}), stop=stop, variables=variables)
+        assert code != 2 or variables, self.said
         for run in new:
             self.settings[run] = settings
             self.check_end(run, code)
@@ -266,12 +308,13 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(run=runs, key=st.sampled_from(["max_epochs", "max_steps"]), more=st.integers(1, 3), stop=STOPS)
     def extend(self, run: Path, key: str, more: int, stop: Any) -> None:
-        done = read_result(run).get(key.replace("max_", ""), 0)
+        done = read_result(self.outputs / run).get(key.replace("max_", ""), 0)
         self.go_on(run, {f"trainer.{key}": str(done + more)}, stop)
 
-    def go_on(self, run: Path, longer: Settings, stop: Any) -> None:
+    def go_on(self, name: Path, longer: Settings, stop: Any) -> None:
         """Resume a run, which is refused if, and only if, there is nothing to go on with, or from."""
-        earlier, others = read_result(run), self.stamp_others([run])
+        run = self.outputs / name
+        earlier, others = read_result(run), self.stamp_others([name])
         config = check_config(read_yaml(run / "config.yaml")) if (run / "config.yaml").exists() else None
         limit = f"trainer.{earlier.get('ended_by')}"
         possible = (run / "checkpoints" / "last.ckpt").exists() and bool(config)
@@ -283,25 +326,20 @@ class Sequences(RuleBasedStateMachine):
         if possible and "trainer.max_steps" in longer:
             saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
             possible = int(longer["trainer.max_steps"]) > saved
-        code = self.command("train", f"resume={run}", *type_settings(longer), stop=stop)
+        code = self.command("train", f"resume={run}", "trust=true", *type_settings(longer), stop=stop)
         assert (code != 2) == possible, self.said
-        assert self.stamp_others([run]) == others
+        assert self.stamp_others([name]) == others
         if code != 2:
-            self.settings[run] = {**self.settings[run], **longer}
-            self.extended |= {run} if longer else set()
-            self.check_end(run, code)
+            self.settings[name] = {**self.settings[name], **longer}
+            self.extended |= {name} if longer else set()
+            self.check_end(name, code)
         if code == 0 and earlier.get("status") == "completed":
             assert read_result(run)["steps"] > earlier["steps"]
 
     @rule(target=sweeps, settings=settings_of_runs(), swept=st.sampled_from(SWEPT), stop=STOPS)
     def sweep(self, settings: Settings, swept: Settings, stop: Any) -> Any:
         typed = {**settings, **swept, "seed": "0,1"}
-        before = set(self.outputs.glob("sweeps/*"))
-        code = self.command(
-            "train", "-m", *type_settings({**TINY, **typed}), f"output_dir={self.outputs}", stop=stop
-        )
-        new = list(set(self.outputs.glob("sweeps/*")) - before)
-        assert len(new) <= (code != 2)
+        code, new = self.start("sweeps", "-m", *type_settings({**TINY, **typed}), stop=stop)
         for path in new:
             self.typed[path] = typed
             self.check_sweep(path, code)
@@ -309,50 +347,79 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(sweep=sweeps, stop=STOPS)
     def resume_sweep(self, sweep: Path, stop: Any) -> None:
-        done = [run for run in sweep.iterdir() if read_result(run).get("status") == "completed"]
-        before = {run: stamp(run) for run in done}
-        others = self.stamp_others(sweep.iterdir())
+        runs = self.list(str(sweep))
+        done = [run for run in runs if read_result(self.outputs / run).get("status") == "completed"]
+        before = {run: stamp(self.outputs / run) for run in done}
+        others = self.stamp_others(runs)
         typed = type_settings({**TINY, **self.typed[sweep]})
-        code = self.command(
-            "train", "-m", *typed, f"output_dir={self.outputs}", f"sweep.resume={sweep}", stop=stop
-        )
+        resumed = f"sweep.resume={self.outputs / sweep}"
+        code = self.command("train", "-m", *typed, f"output_dir={self.outputs}", resumed, stop=stop)
         assert code != 2, self.said
-        assert {run: stamp(run) for run in done} == before
-        assert self.stamp_others(sweep.iterdir()) == others
+        assert {run: stamp(self.outputs / run) for run in done} == before
+        assert self.stamp_others(runs) == others
         self.check_sweep(sweep, code)
+
+    @rule(target=sweeps, sweep=sweeps, stop=STOPS)
+    def repeat(self, sweep: Path, stop: Any) -> Any:
+        """Train the best settings of a sweep again, with the same seeds: all of them, for there are two at most."""
+        runs = self.list(str(sweep))
+        done = any(read_result(self.outputs / run).get("status") == "completed" for run in runs)
+        others, typed = self.stamp_others([]), self.typed[sweep]
+        repeated = f"sweep.repeat={self.outputs / sweep}"
+        code, new = self.start("sweeps", "-m", *type_settings({**TINY, **typed}), repeated, stop=stop)
+        varies = sum("," in str(value) for value in typed.values()) > 1  # something besides the seed
+        assert (code != 2) == (done and varies), self.said
+        assert self.stamp_others([]) == others
+        for path in new:
+            self.typed[path] = typed
+            self.check_sweep(path, code, is_whole=False)
+        return multiple()
 
     @rule(target=runs, sweep=sweeps, number=st.integers(0, 3))
     def take_from_sweep(self, sweep: Path, number: int) -> Any:
-        return multiple(*sorted(sweep.glob(f"{number}-*")))
+        return multiple(*sorted(run for run in self.list(str(sweep)) if run.name.startswith(f"{number}-")))
 
     @rule(sweep=sweeps)
     def report(self, sweep: Path) -> None:
-        runs = [path.parent for path in sweep.glob("*/result.json")]
-        assert (self.command("report", str(sweep), "--output", str(self.home / "report")) == 2) == (not runs)
+        path = self.outputs / sweep
+        runs = [file.parent for file in path.glob("*/result.json")]
+        assert (self.command("report", str(path), "--output", str(self.home / "report")) == 2) == (not runs)
         if runs:
-            _, settings = compare(collect([sweep]))
+            _, settings = compare(collect([path]))
             for setting in settings:
                 seeds = [record.settings.get("seed") for record in setting.runs if record.settings]
                 assert len(seeds) == len(set(seeds)), setting
 
-    def check_sweep(self, sweep: Path, code: int) -> None:
+    @rule()
+    def move(self) -> None:
+        """Give the folder of all results another name."""
+        self.outputs = self.outputs.rename(self.home / f"outputs {next(self.moves)}")
+
+    def check_sweep(self, sweep: Path, code: int, is_whole: bool = True) -> None:
         """Every combination has one run, completed once the sweep is."""
-        choices = [[(key, value) for value in values.split(",")] for key, values in self.typed[sweep].items()]
+        choices = [
+            [(key, value) for value in str(values).split(",")] for key, values in self.typed[sweep].items()
+        ]
         expected = {}
         for settings in map(dict, itertools.product(*choices)):
+            settings = {key: None if value == "None" else value for key, value in settings.items()}
             config = check_config(compose_config(*type_settings({**TINY, **settings})))
             expected[fingerprint(config)] = settings
         names = []
-        for run in sorted(path.parent for path in sweep.glob("*/config.yaml")):
-            names.append(fingerprint(check_config(read_yaml(run / "config.yaml"))))
+        for run in sorted(self.list(str(sweep))):
+            path = self.outputs / run / "config.yaml"
+            if not path.exists():
+                continue
+            names.append(fingerprint(check_config(read_yaml(path))))
             if run in self.extended:  # which need be none of the sweep's any more
                 continue
             self.settings[run] = expected[names[-1]]
             assert names.count(names[-1]) == 1 or self.extended, names
-            self.check_end(run, code if read_result(run)["status"] != "completed" else 0)
-        if code == 0:
+            is_done = read_result(self.outputs / run)["status"] == "completed"
+            self.check_end(run, 0 if is_done else code)
+        if code == 0 and is_whole:
             assert expected.keys() <= set(names)
 
     def stamp_others(self, touched: Any) -> dict[Path, Any]:
         """The files of all runs but these."""
-        return {run: stamp(run) for run in self.settings.keys() - set(touched)}
+        return {run: stamp(self.outputs / run) for run in self.settings.keys() - set(touched)}

@@ -27,7 +27,7 @@ def test_any_sequence_of_commands_leaves_a_true_record() -> None:
 
 
 def play(state: Sequences, **chosen: str) -> Path:
-    """Train a run with these settings, a group's dot written as two underscores; returns its directory."""
+    """Train a run with these settings, a group's dot written as two underscores; returns its path in `outputs`."""
     return state.train({key.replace("__", "."): value for key, value in chosen.items()}, None).values[0]
 
 
@@ -37,7 +37,7 @@ def validate_the_test_images_every_other_epoch(state: Sequences) -> None:
 
 def try_validation_before_an_epoch_without_it(state: Sequences) -> None:
     run = play(state, trainer__num_sanity_val_steps="1", trainer__check_val_every_n_epoch="2")
-    assert [row["val/accuracy"] is None for row in read_rows(run)] == [True, False]
+    assert [row["val/accuracy"] is None for row in read_rows(state.outputs / run)] == [True, False]
 
 
 def end_before_the_first_validation(state: Sequences) -> None:
@@ -48,7 +48,10 @@ def train_for_more_steps_after_an_epoch(state: Sequences) -> None:
     run = play(state, trainer__max_steps="3")
     state.extend(run, "max_steps", 1, None)
     state.extend(run, "max_steps", 3, None)
-    assert f"trainer.max_steps cannot change: {run} was ended inside epoch 2, and would go on" in state.said
+    assert (
+        f"trainer.max_steps cannot change: {state.outputs / run} was ended inside epoch 2, and would go on"
+        in state.said
+    )
 
 
 def stop_in_the_last_step_that_is_allowed(state: Sequences) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from overrides import find_problem, lists_of_overrides, run_with
+from overrides import belongings, find_problem, leftovers, lists_of_overrides, run_with
 
 # Each of these has failed, although it is a run.
 RUNS = [
@@ -21,15 +21,27 @@ def test_settings_that_had_no_run(typed: str) -> None:
     assert ending.code == 0
 
 
-@settings(
-    max_examples=15,
+A_MOMENT = settings(
+    max_examples=12,
     phases=[Phase.generate],  # to shrink one takes minutes, and all are short
     derandomize=True,
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+@A_MOMENT
 @given(lists_of_overrides())
 def test_whatever_is_typed_ends_in_a_run_or_in_one_message(typed: list[str]) -> None:
     ending = run_with(typed)
     assert not find_problem(ending), f"{typed}: {find_problem(ending)}\n{ending.err}"
+
+
+@A_MOMENT
+@given(belongings(), leftovers())
+def test_so_does_what_a_user_brings_along_wherever_it_runs(
+    typed: list[str], variables: dict[str, str]
+) -> None:
+    ending = run_with(typed, variables)
+    assert not find_problem(ending), f"{variables} {typed}: {find_problem(ending)}\n{ending.err}"
