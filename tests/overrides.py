@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from brought import KINDS, bring_code, find_belongings
 from cnn_lab.settings.config import GROUPS, PROJECT, flatten
-from conftest import ENVIRONMENT, SMALL_DATA
+from conftest import ENVIRONMENT, SMALL_DATA, WAITING
 from forked import run_forked
 
 SCRIPTS = PROJECT / "scripts"
@@ -349,7 +349,7 @@ class Ending:
     def __init__(self, code: int | None, out: str, err: str, folder: Path) -> None:
         self.code = code
         self.out = out
-        self.err = err
+        self.err = WAITING.sub("", err)
         self.left = [path for path in folder.rglob("*") if _is_left(path, folder)]
         self.runs = {
             path.parent: json.loads(path.read_text()) for path in self.left if path.name == "result.json"
@@ -386,7 +386,8 @@ def run_with(typed: list[str], variables: dict[str, str] | None = None) -> Endin
         except subprocess.TimeoutExpired:
             return Ending(None, "", "", folder)
         ending = Ending(done.returncode, done.stdout, done.stderr, folder)
-        completed = [run for run, result in ending.runs.items() if result["status"] == "completed"]
+        kept = [run for run in ending.runs if (run / "checkpoints" / "last.ckpt").is_file()]
+        completed = [run for run in kept if ending.runs[run]["status"] == "completed"]
         if completed:
             (folder / "outputs").rename(folder / "moved")
             run = folder / "moved" / completed[0].relative_to(folder / "outputs")

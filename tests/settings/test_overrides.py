@@ -22,7 +22,6 @@ def test_settings_that_had_no_run(typed: str) -> None:
 
 
 A_MOMENT = settings(
-    max_examples=12,
     phases=[Phase.generate],  # to shrink one takes minutes, and all are short
     derandomize=True,
     database=None,
@@ -31,14 +30,14 @@ A_MOMENT = settings(
 )
 
 
-@A_MOMENT
+@settings(A_MOMENT, max_examples=12)
 @given(lists_of_overrides())
 def test_whatever_is_typed_ends_in_a_run_or_in_one_message(typed: list[str]) -> None:
     ending = run_with(typed)
     assert not find_problem(ending), f"{typed}: {find_problem(ending)}\n{ending.err}"
 
 
-@A_MOMENT
+@settings(A_MOMENT, max_examples=6)
 @given(belongings(), leftovers())
 def test_so_does_what_a_user_brings_along_wherever_it_runs(
     typed: list[str], variables: dict[str, str]
