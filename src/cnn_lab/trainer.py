@@ -3,10 +3,11 @@
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 
 from cnn_lab.assembly import make
@@ -83,8 +84,11 @@ def _describe_cpu() -> str:
     return f"CPU with {threads} thread{'s' if threads > 1 else ''}"
 
 
-def make_trainer(settings: Mapping[str, Any], **supplied: Any) -> Trainer:
+def make_trainer(settings: Mapping[str, Any], plugins: Sequence[Any] = (), **supplied: Any) -> Trainer:
     """Lightning's Trainer with the config's settings, "auto" as this machine has it, and what is supplied.
+
+    It starts its processes itself, on a cluster too: Lightning's own environments there would take tasks of
+    the job for them, and resume from checkpoints that they find in the working directory.
 
     Raises:
         ConfigError: for hardware that is not here, and for settings that Lightning refuses.
@@ -95,6 +99,7 @@ def make_trainer(settings: Mapping[str, Any], **supplied: Any) -> Trainer:
         chosen,
         Trainer,
         **supplied,
+        plugins=[LightningEnvironment(), *plugins],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -23,6 +23,7 @@ from cnn_lab.runs.loggers import ending, make_loggers
 from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, Run
 from cnn_lab.runs.recorder import Recorder
 from cnn_lab.runs.stopping import StopRequest
+from cnn_lab.settings.environment import settle_environment, share_run_directory
 from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.settings.places import DATA
 from cnn_lab.sources.download import refuse_downloads
@@ -56,6 +57,8 @@ def train(
         CnnLabError: when the run failed; `run_dir` says why.
         RunPruned: when one of `callbacks` ended it.
     """
+    settle_environment()
+    share_run_directory(run_dir)
     claim_lightning_logs()
     tune_cpu()
     seed_everything(config["seed"], workers=True, verbose=False)
@@ -72,7 +75,11 @@ def train(
     settings = run.keep_precision(config["trainer"])
     loggers = make_loggers(config["logger"], run, Path(config["output_dir"]))
     trainer = make_trainer(
-        settings, logger=[events, *loggers], callbacks=[*own, *callbacks], plugins=[WholeFiles()]
+        settings,
+        logger=[events, *loggers],
+        callbacks=[*own, *callbacks],
+        plugins=[WholeFiles()],
+        default_root_dir=run_dir,
     )
     # Once for what only they refuse, before anything is loaded or written; Lightning asks for them later.
     classifier.build_optimizer(float("inf") if is_endless(trainer) else 100)

@@ -39,14 +39,3 @@ def test_the_lr_of_a_row_is_the_one_that_its_epoch_was_trained_with(tmp_path: Pa
     assert [line.split()[5] for line in done.stdout.splitlines() if line.strip().startswith(("1/", "2/", "3/"))] == [
         "0.01", "0.001", "0.0001",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_one_of_several_processes_that_somebody_started_is_refused(variable: str, tmp_path: Path) -> None:
-    done = train_command(*TINY, f"output_dir={tmp_path / 'outputs'}", **{variable: "2", "LOCAL_RANK": "1"})
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"Error: 2 processes were started ({variable}), and each would be a run of its own: start one, without "
-        "torchrun, srun or mpirun; it starts the others with trainer.devices=2, say\n"
-    )
-    assert not (tmp_path / "outputs").exists()

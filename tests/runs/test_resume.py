@@ -143,7 +143,7 @@ def test_a_run_that_is_stopped_again_and_again(tmp_path: Path) -> None:
     train_small(tmp_path / "whole", "trainer.accumulate_grad_batches=2")
     for step in (2, 6, 7):  # of the optimizer, two batches each
         assert (
-            stop_at(tmp_path / "run", step, "trainer.accumulate_grad_batches=2", number=signal.SIGTERM) == 143
+            stop_at(tmp_path / "run", step, "trainer.accumulate_grad_batches=2", number=signal.SIGUSR1) == 138
         )
         assert load(tmp_path / "run")["global_step"] == step
     train_small(tmp_path / "run", "trainer.accumulate_grad_batches=2")

@@ -341,9 +341,12 @@ def test_the_default_network_reaches_95_percent_in_an_epoch_of_10_000_images(tmp
     assert read_result(only_run(tmp_path))["test/accuracy"] > 0.95  # 95.8 to 96.0 with seeds 0 to 2
 
 
-def test_two_processes_train_together_into_one_directory(tmp_path: Path) -> None:
+def test_two_processes_train_together_into_one_directory_also_in_a_job_of_slurm(tmp_path: Path) -> None:
     small = [item for item in TINY if "limit_test" not in item]
-    done = train_command(*small, "trainer.devices=2", "trainer.max_epochs=1", f"output_dir={tmp_path}")
+    in_a_job = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    done = train_command(
+        *small, "trainer.devices=2", "trainer.max_epochs=1", f"output_dir={tmp_path}", **in_a_job, LOCAL_RANK="0"
+    )
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     assert [row["step"] for row in read_rows(run)] == ["4"]

@@ -6,14 +6,12 @@ Nothing here imports torch.
 import contextlib
 import itertools
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cnn_lab.errors import CnnLabError, ConfigError
-from cnn_lab.runs.lock import RUN_DIR_VARIABLE, is_helper_process, refuse_other_launchers
 from cnn_lab.runs.record import (
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
@@ -24,6 +22,7 @@ from cnn_lab.runs.record import (
 )
 from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import GROUPS
+from cnn_lab.settings.environment import is_helper_process, read_run_directory
 from cnn_lab.settings.meaning import meaning_of
 from cnn_lab.settings.places import OUTPUTS
 from cnn_lab.terminal.screen import type_command
@@ -45,11 +44,9 @@ def new_run_directory(parent: Path, name: str) -> Iterator[Path]:
         CnnLabError: when it cannot be made.
     """
     if is_helper_process():
-        yield Path(os.environ.get(RUN_DIR_VARIABLE, parent / name))
+        yield read_run_directory()
         return
-    refuse_other_launchers()
     path = make_directory(parent, name)
-    os.environ[RUN_DIR_VARIABLE] = str(path)
     try:
         yield path
     except ConfigError:

@@ -22,8 +22,9 @@ import yaml
 
 from cnn_lab import __version__
 from cnn_lab.errors import ConfigError, printable
-from cnn_lab.runs.lock import is_alive, is_helper_process
+from cnn_lab.runs.lock import is_alive
 from cnn_lab.runs.trust import OF_TRAINING, check_trusted, read_text, read_yaml
+from cnn_lab.settings.environment import is_helper_process
 from cnn_lab.settings.places import PROJECT
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))

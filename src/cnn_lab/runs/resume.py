@@ -3,7 +3,6 @@
 Nothing here imports torch.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from omegaconf import OmegaConf
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.directory import find_latest_run
-from cnn_lab.runs.lock import RUN_DIR_VARIABLE, is_alive, is_helper_process, refuse_other_launchers
+from cnn_lab.runs.lock import is_alive
 from cnn_lab.runs.record import LAST_CHECKPOINT, read_result
 from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml
 from cnn_lab.settings.config import check_config, flatten
+from cnn_lab.settings.environment import is_helper_process, read_run_directory
 from cnn_lab.settings.meaning import MEANINGS, meaning_of
 from cnn_lab.settings.places import DATA
 from cnn_lab.settings.typed import parse
@@ -65,15 +65,13 @@ def plan_resume(
     if is_gone and "data.root" not in changes and data["source"]["_target_"] in DOWNLOADED:
         data["root"] = str(DATA)  # nothing is made where a run points
     _check_worth(run_dir, settings, earlier, [key for key in changes if meaning_of(key) == "length"])
-    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     typed = [item for item in overrides if not item.startswith(("resume=", "output_dir=", "trust="))]
     return settings, run_dir, str(earlier.get("label")), [*earlier.get("overrides", []), *typed]
 
 
 def _find(path: str, output_dir: Path) -> Path:
-    refuse_other_launchers()
     if is_helper_process():
-        path = os.environ[RUN_DIR_VARIABLE]
+        path = str(read_run_directory())
     run_dir = find_latest_run(output_dir) if path == "latest" else Path(path).expanduser().absolute()
     if not (run_dir / "config.yaml").is_file():
         raise ConfigError(f"resume={path}: {run_dir} is not a run directory: it has no config.yaml")

@@ -1,4 +1,4 @@
-"""What Ctrl+C and SIGTERM do to a run: while it trains, they wait for the end of the step."""
+"""What Ctrl+C, SIGTERM and SIGUSR1 do to a run: while it trains, they wait for the end of the step."""
 
 import signal
 import threading
@@ -7,11 +7,11 @@ from typing import Any
 
 from cnn_lab.errors import RunInterrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Slurm's for the end of a job's time
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request while training steps, and into an end elsewhere.
+    """Turns the first of `SIGNALS` into a request while training steps, and into an end elsewhere.
 
     A second one ends the run at once, as does the first where nothing looks for the request.
 

@@ -3,7 +3,6 @@
 Nothing here imports torch.
 """
 
-import os
 import re
 import sys
 import traceback
@@ -18,6 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from cnn_lab.errors import ConfigError, suggest
 from cnn_lab.settings.config import SCHEMAS, flatten
+from cnn_lab.settings.environment import is_helper_process
 from cnn_lab.settings.groups import describe_unknown, read_parameters, show
 
 MULTIRUN = ("-m", "--multirun")
@@ -36,7 +36,7 @@ def check_typed(arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: naming the first.
     """
-    if "LOCAL_RANK" in os.environ:  # Lightning adds some to the processes that it starts
+    if is_helper_process():  # Lightning adds some to the processes that it starts
         return
     for option in (item for item in arguments if re.match(r"--?[a-zA-Z]", item)):
         if option.partition("=")[0] not in OPTIONS:

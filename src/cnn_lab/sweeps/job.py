@@ -20,6 +20,7 @@ from cnn_lab.errors import CnnLabError, RunPruned
 from cnn_lab.runs.lock import is_alive
 from cnn_lab.runs.record import Run, read_result, read_status
 from cnn_lab.settings.config import check_config, list_typed
+from cnn_lab.settings.environment import settle_environment
 from cnn_lab.settings.meaning import fingerprint
 from cnn_lab.sweeps.launchers import take_gpu
 from cnn_lab.terminal.logs import hold_logs
@@ -57,6 +58,7 @@ def run_job(config: DictConfig) -> None:
     hold_logs()
     settings = check_config(config)
     try:
+        settle_environment()  # of a process that a cluster has started
         from cnn_lab.training import train
 
         callbacks = []

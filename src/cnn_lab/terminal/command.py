@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
+from cnn_lab.settings.environment import settle_environment
 from cnn_lab.settings.typed import explain, is_about_typing
 from cnn_lab.terminal.logs import hold_logs
 from cnn_lab.terminal.waiting import hush
@@ -39,6 +40,7 @@ def run_command(main: Callable[[], None]) -> None:
         stream.reconfigure(errors="replace")  # where ± cannot be printed, it is no reason to fail
     os.environ[FULL_ERROR] = "1"  # so that Hydra raises its errors instead of printing them
     try:
+        settle_environment()
         main()
     except CnnLabError as error:
         fail(error)

@@ -40,7 +40,8 @@ def drop_logs() -> None:
 
 
 def claim_lightning_logs() -> None:
-    """Take away the handlers that Lightning adds when it is imported, which print."""
+    """Take away the handlers that Lightning adds when it is imported, which print, and its hint at srun."""
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -34,7 +34,8 @@ def evaluate(path: Path, split: str = "test", trust: bool = False) -> dict[str, 
     settings = {**trained.config["trainer"], **ONE_PROCESS}
     if settings.get("accelerator") != "cpu":
         settings["accelerator"] = "auto"  # the run's device, or what there is here
-    trainer = make_trainer(settings, logger=False, enable_checkpointing=False)
+    # In its root directory Lightning looks for checkpoints of its own; in a file there are none.
+    trainer = make_trainer(settings, logger=False, enable_checkpointing=False, default_root_dir=path)
     measure = trainer.test if split == "test" else trainer.validate
     measure(classifier, datamodule=data, verbose=False)
     measured = classifier.eval_metrics.read(split)
