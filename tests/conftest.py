@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -68,6 +69,17 @@ def start_script(name: str, *arguments: str, **options: Any) -> subprocess.Popen
 def train_command(*arguments: str, **options: Any) -> Any:
     """Run scripts/train.py."""
     return run_script("train.py", *arguments, **options)
+
+
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes."""
+    earlier, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (earlier, most))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ ROOMS = {
     "settings": set(),
     "terminal": {"settings"},
     "pictures": {"settings", "terminal", "sources"},
-    "sources": set(),
+    "sources": {"settings"},
     "runs": {"settings", "terminal", "pictures", "sources"},
     "sweeps": {"settings", "terminal", "pictures", "runs"},
     "explain": {"settings", "terminal", "pictures", "runs", "sources"},

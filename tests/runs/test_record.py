@@ -1,12 +1,14 @@
 """What a record says of a run, also to a machine that cannot see its lock, and who may start one."""
 
+import os
 import platform
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from cnn_lab.runs.lock import hold
+from cnn_lab.runs.lock import LOCK, hold
 from cnn_lab.runs.record import SILENCE, read_rows, read_status
 from conftest import SMALL_DATA, train_command
 
@@ -27,6 +29,22 @@ def test_a_running_run_shows_signs_of_life_to_other_machines(tmp_path: Path) -> 
     with hold(tmp_path):
         assert read_status(tmp_path, here) == "running"
     assert read_status(tmp_path, here) == "interrupted"
+
+
+def test_whether_a_run_is_alive_is_told_where_nothing_can_be_written() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own belongs to one user only
+        path, here = Path(folder), {"status": "running", "host": platform.node()}
+        with hold(path):
+            pass
+        (path / LOCK).chmod(0o444)
+        path.chmod(0o555)
+        user = os.geteuid()
+        os.seteuid(user or 12345)  # root may write anywhere
+        try:
+            assert read_status(path, here) == "interrupted"
+        finally:
+            os.seteuid(user)
+            path.chmod(0o755)
 
 
 def test_the_lr_of_a_row_is_the_one_that_its_epoch_was_trained_with(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Runs that are stopped, killed or out of room, and go on."""
 
 import csv
+import errno
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from cnn_lab.runs.lock import hold
 from cnn_lab.runs.resume import plan_resume
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.training import train
-from conftest import compose_config, only_run, read_result, train_command
+from conftest import compose_config, full_disk, only_run, read_result, train_command
 from forked import CONTEXT
 
 STEPS, EPOCHS = 6, 3
@@ -268,18 +268,42 @@ def test_two_signals_end_a_run_at_once(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
-    earlier, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most))
-    try:
-        with pytest.raises(CnnLabError) as failed:
-            train_small(tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (earlier, most))
+    with full_disk(20_000), pytest.raises(CnnLabError) as failed:
+        train_small(tmp_path / "run")
     assert str(failed.value) == (
-        f"{tmp_path / 'run'} cannot be written: File too large. When that is mended, start it again"
+        f"{tmp_path / 'run'}/checkpoints/best.ckpt cannot be written: File too large. When that is mended, "
+        "start it again"
     )
     assert read_result(tmp_path / "run")["status"] == "failed"
-    assert not list(tmp_path.rglob("*.new"))
+    assert not list(tmp_path.rglob(".*-new*"))
+
+
+def fail_after_another(error: Exception) -> None:
+    try:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "settings.ini")
+    except FileNotFoundError:
+        raise error  # noqa: B904
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("mine"), r"the run failed: ValueError: mine\n  .*test_resume\.py"),
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+            "the run failed: ConnectionRefusedError: ",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            r".*/run cannot be written: No space left\. When that is mended, start",
+        ),
+    ],
+)
+def test_only_what_a_disk_refuses_is_told_as_a_file_that_cannot_be_written(
+    error: Exception, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CnnLabError, match=f"^{told}"):
+        train_small(tmp_path / "run", callbacks=(At(2, fail_after_another, error),))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # in TensorBoard's own

@@ -292,7 +292,7 @@ TARGETS = {
         "CNN",
     ],
     "data": ["lightning.pytorch.LightningDataModule"],
-    "data.source": ["torch.load", "cnn_lab.runs.record.replace_file"],
+    "data.source": ["torch.load", "cnn_lab.files.write_file"],
     "optimizer": ["torch.optim.swa_utils.copy.deepcopy"],
     "scheduler": ["torch.optim.Adam"],
     "trainer": ["cnn_lab.training.train"],

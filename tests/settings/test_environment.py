@@ -80,5 +80,8 @@ def test_what_has_a_meaning_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_trainer_takes_no_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_TRAINER_FAST_DEV_RUN", "True")
-    with pytest.raises(ConfigError, match=r"^PL_TRAINER_FAST_DEV_RUN=True changes the Trainer, .* unset PL_TRAINER_FAST_DEV_RUN$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^PL_TRAINER_FAST_DEV_RUN=True changes the Trainer, .* unset PL_TRAINER_FAST_DEV_RUN$",
+    ):
         settle_environment()

@@ -16,14 +16,16 @@ import yaml
 from matplotlib import colors
 from PIL import Image
 
-from cnn_lab.pictures.style import BLUE, GRAY
+from cnn_lab.commands import report
+from cnn_lab.pictures.style import BLUE, GRAY, save_figure
 from cnn_lab.settings.config import check_config
 from cnn_lab.sweeps import curves
 from cnn_lab.sweeps.advice import advise
 from cnn_lab.sweeps.curves import draw_curves
 from cnn_lab.sweeps.plots import COLORS, choose_metric, describe_error_bars, draw_report, label_metric
 from cnn_lab.sweeps.results import collect, compare, describe, find_sweep, shorten_keys
-from conftest import TrainedRun, compose_config, run_script
+from cnn_lab.terminal.command import run_command
+from conftest import TrainedRun, compose_config, full_disk, run_script
 
 BASE = check_config(compose_config())
 NEW_YEAR = "2026-01-01T00:00:00+00:00"
@@ -67,7 +69,8 @@ def write_sweep(
 def draw(folder: Path, accuracies: Mapping[tuple[Any, ...], list[float]], *keys: str) -> Image.Image:
     found, settings = compare(collect([write_sweep(folder, accuracies, *keys)]))
     assert set(found) == set(keys)
-    draw_report(settings, shorten_keys(found), folder / "report.png", "title")
+    figure = draw_report(settings, shorten_keys(found), "title")
+    save_figure(figure, folder / "report.png")
     with Image.open(folder / "report.png") as picture:
         return picture.convert("RGB")
 
@@ -230,7 +233,7 @@ def test_curves_have_a_line_for_each_of_ten_settings_and_its_band(tmp_path: Path
     for number, run in enumerate(sorted(sweep.glob("*-x"))):
         write_curve(run, [0.3 + 0.02 * number, 0.2 + 0.02 * number])
     _, settings = compare(collect([sweep]))
-    draw_curves(settings, {"model.dropout": "dropout"}, tmp_path / "curves.png", "title")
+    save_figure(draw_curves(settings, {"model.dropout": "dropout"}, "title"), tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         found = count_colors(picture)
     for color in curves.COLORS:
@@ -258,14 +261,48 @@ def test_learning_curves_are_drawn_where_the_number_of_images_varies(tmp_path: P
     }
     sweep = write_sweep(tmp_path / "a", sizes, "data.train_size", "model.channels")
     other = write_sweep(tmp_path / "b", {(0.1,): [0.9], (0.2,): [0.8]}, "model.dropout")
+    (other / "learning_curves.png").touch()  # of an earlier report
     for path, files in ((sweep, "learning_curves.png, report.csv"), (other, "report.png, report.csv")):
         done = run_script("report.py", str(path))
         assert (done.returncode, done.stderr) == (0, "")
         assert files in done.stdout.splitlines()[-1]
+    assert not (other / "learning_curves.png").exists()
     with Image.open(sweep / "learning_curves.png") as picture:
         found = count_colors(picture)
     assert found[(0x00, 0x72, 0xB2)] > 300
     assert found[(0xD5, 0x5E, 0x00)] > 300
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "told"),
+    [
+        ("full", 1, "/report.csv cannot be written: File too large"),
+        ("file", 2, " cannot be written: Not a directory"),
+        ("file/report", 2, " cannot be written: Not a directory"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_printed_all_the_same(
+    place: str,
+    code: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweep = write_sweep(tmp_path / "sweep", {(0.1,): [0.9], (0.2,): [0.8]}, "model.dropout")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "report.csv").write_text("old")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["report.py", str(sweep), "--output", str(tmp_path / place)])
+    with full_disk(20), pytest.raises(SystemExit) as ended:
+        run_command(report.main)
+    printed = capsys.readouterr()
+    assert ended.value.code == code
+    assert "Best run: " in printed.out
+    assert printed.err == f"Error: {tmp_path / place}{told}; choose another place with --output DIR\n"
+    assert [(path.name, path.read_text()) for path in (tmp_path / "full").iterdir()] == [
+        ("report.csv", "old")
+    ]
 
 
 def test_failed_pruned_and_unfinished_runs_come_last_with_their_reason(tmp_path: Path) -> None:

@@ -345,7 +345,12 @@ def test_two_processes_train_together_into_one_directory_also_in_a_job_of_slurm(
     small = [item for item in TINY if "limit_test" not in item]
     in_a_job = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     done = train_command(
-        *small, "trainer.devices=2", "trainer.max_epochs=1", f"output_dir={tmp_path}", **in_a_job, LOCAL_RANK="0"
+        *small,
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+        f"output_dir={tmp_path}",
+        **in_a_job,
+        LOCAL_RANK="0",
     )
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)

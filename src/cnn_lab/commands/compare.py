@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cnn_lab.errors import ConfigError
+from cnn_lab.files import advising
 from cnn_lab.runs.directory import STAMP, find_run
 from cnn_lab.settings.places import OUTPUTS
 from cnn_lab.sweeps.results import collect, compare, find_sweep
@@ -46,7 +47,8 @@ def main() -> None:
     say("Comparing")
     found = comparison.compare(*checkpoints, arguments.trust)
     sheet = arguments.output or OUTPUTS / "comparisons" / f"{datetime.now():{STAMP}}.png"
-    differing = found.draw(sheet)
+    with advising("--output FILE.png"):
+        differing = found.draw(sheet)
     numbers = found.as_dict()
     if arguments.json:
         show_json({"checkpoints": list(map(str, checkpoints)), **numbers, "sheet": str(sheet)})

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from cnn_lab.files import advising
 from cnn_lab.runs.directory import find_run
 from cnn_lab.terminal.command import add_run
 from cnn_lab.terminal.waiting import say
@@ -30,7 +31,8 @@ def main() -> None:
     say("Computing and drawing the page")
     folder = arguments.output or run_dir
     trained = load_trained(checkpoint, arguments.trust)
-    page, story = explain(trained, run_dir, folder, arguments.image, arguments.index)
+    with advising("--output DIR"):
+        page, story = explain(trained, run_dir, folder, arguments.image, arguments.index)
     screen = Screen()
     probability = story.probabilities[story.guess]
     screen.show(f"{story.example.source}: {story.answer} ({probability:.2%}){story.truth}")

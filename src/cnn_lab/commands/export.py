@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from cnn_lab.files import advising
 from cnn_lab.runs.directory import find_run
 from cnn_lab.terminal.command import add_run
 from cnn_lab.terminal.waiting import say
@@ -31,7 +32,8 @@ def main() -> None:
     from cnn_lab.use.export import describe_input, export
 
     say("Exporting and checking the network")
-    exported = export(run_dir, checkpoint, arguments.format, arguments.output, arguments.trust)
+    with advising("--output FILE"):
+        exported = export(run_dir, checkpoint, arguments.format, arguments.output, arguments.trust)
     screen = Screen()
     trained = exported.trained
     screen.show(f"{shorten(checkpoint)}, after epoch {trained.epoch}")

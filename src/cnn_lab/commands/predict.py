@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from cnn_lab.files import advising
 from cnn_lab.runs.directory import find_run
 from cnn_lab.terminal.command import add_run, show_json
 from cnn_lab.terminal.waiting import say
@@ -32,7 +33,8 @@ def main() -> None:
     digits = read_pictures(arguments.images, trained)
     predictions = predict(trained, digits, learn_likeness(trained))
     if arguments.show:
-        draw_predictions(predictions, arguments.show)
+        with advising("--show FILE.png"):
+            draw_predictions(predictions, arguments.show)
     if arguments.json:
         rows = [prediction.as_dict() for prediction in predictions]
         show_json({"run": str(run_dir), "checkpoint": str(checkpoint), "images": rows})

@@ -4,6 +4,7 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
+from cnn_lab.files import advising
 from cnn_lab.runs.directory import STAMP, SWEEP_RECORD
 from cnn_lab.settings.places import OUTPUTS
 from cnn_lab.sweeps.report import write_report
@@ -33,4 +34,6 @@ def main() -> None:
     if folder is None and len(directories) == 1 and (directories[0] / SWEEP_RECORD).is_file():
         folder = directories[0]
     title = ", ".join(path.name for path in directories)
-    write_report(records, folder or OUTPUTS / "reports" / f"{datetime.now():{STAMP}}", Screen(), title)
+    folder = folder or OUTPUTS / "reports" / f"{datetime.now():{STAMP}}"
+    with advising("--output DIR"):
+        write_report(records, folder, Screen(), title)

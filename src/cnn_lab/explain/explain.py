@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.errors import ConfigError
 from cnn_lab.explain.drawings import draw_pictures
 from cnn_lab.explain.page import fill_page
 from cnn_lab.explain.story import Example, Story, tell_story
+from cnn_lab.files import make_folder, write_file
 from cnn_lab.pictures.digits import read_picture
-from cnn_lab.runs.record import replace_file
 from cnn_lab.runs.trained import Trained
 from cnn_lab.sources.decode import ignore_odd_metadata
 
@@ -82,23 +82,18 @@ def find_test_image(trained: Trained, index: int) -> Example:
 
 
 def write_page(folder: Path, name: str, page: str, pictures: Mapping[str, bytes]) -> None:
-    """Write the pictures, then the page, each seen whole by whoever reads: the old one or the new one.
+    """Write the pictures, then the page.
 
     Pictures of an earlier page of this name that this network does not have are removed.
 
     Raises:
-        CnnLabError: when the folder cannot be written.
+        WriteError: when the folder cannot be written.
     """
     files = folder / name
-    try:
-        files.mkdir(parents=True, exist_ok=True)
-        for file, content in pictures.items():
-            aside = files / f".{file}.new"
-            aside.write_bytes(content)
-            aside.replace(files / file)
-        replace_file(folder / f"{name}.html", page)
-        for path in files.iterdir():
-            if VARYING.fullmatch(path.name) and path.name not in pictures:
-                path.unlink()
-    except OSError as error:
-        raise CnnLabError(f"{folder} cannot be written: {error.strerror}; give another --output") from error
+    make_folder(files)
+    for file, content in pictures.items():
+        write_file(files / file, content)
+    write_file(folder / f"{name}.html", page)
+    for path in files.iterdir():
+        if VARYING.fullmatch(path.name) and path.name not in pictures:
+            path.unlink()

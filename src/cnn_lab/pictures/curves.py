@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnn_lab.pictures.style import DPI, STYLES, make_figure
+from cnn_lab.pictures.style import STYLES, make_figure, save_figure
 from cnn_lab.terminal.screen import NAMES
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def draw_curves(
         elif quantity == "loss":
             axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=DPI)
+    save_figure(figure, path)
 
 
 def _mark_best(axes: "Axes", quantity: str, best: Mapping[str, Any]) -> None:

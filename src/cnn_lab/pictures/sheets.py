@@ -3,13 +3,17 @@
 They are drawn with Pillow, since Matplotlib takes twenty times as long for many small panels.
 """
 
+import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cnn_lab.errors import ConfigError
+from cnn_lab.files import write_file
 from cnn_lab.pictures.style import GRAY, load_font, shade
 
 if TYPE_CHECKING:
@@ -26,6 +30,21 @@ class Tile(NamedTuple):
     pixels: np.ndarray
     caption: str = ""
     color: str = "black"
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture in the format that the file's name ends in.
+
+    Raises:
+        ConfigError: when there is no such format.
+        WriteError: when it cannot be written.
+    """
+    content = io.BytesIO()  # Pillow itself does not notice when a disk takes only a part
+    try:
+        picture.save(content, Image.registered_extensions()[path.suffix.lower()])
+    except KeyError as error:  # also of a format that Pillow reads and does not write
+        raise ConfigError(f"{path} has no ending of a picture file. Type one, such as {path}.png") from error
+    write_file(path, content.getvalue())
 
 
 def draw_sheet(

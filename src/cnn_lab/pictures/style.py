@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnn_lab.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -52,6 +54,16 @@ def make_figure(
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=TEXT - 1)
     return figure, panels
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure into a PNG file.
+
+    Raises:
+        WriteError: when it cannot be written.
+    """
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=DPI)
 
 
 def shade(values: np.ndarray, scale: float | None = None) -> np.ndarray:

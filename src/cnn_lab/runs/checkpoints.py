@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cnn_lab import __version__
 from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
+from cnn_lab.files import replacing
 from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, read_result
 from cnn_lab.runs.recorder import Recorder
 from cnn_lab.runs.stopping import StopRequest
@@ -26,22 +27,16 @@ ASKED_EVERY = 10  # batches, after which the processes of a run ask each other w
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint aside and renames it, so that what is there was written to its end."""
+    """Writes checkpoints that are there whole, after a power cut too."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Replace the file at `path`; the old one survives until then, and if that fails."""
         path = Path(path)
         path.parent.mkdir(exist_ok=True)
-        aside = path.with_name(f".{path.name}.new")
-        try:
-            with aside.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        with replacing(path) as aside, aside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class Checkpoints(Checkpoint):

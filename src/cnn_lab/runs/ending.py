@@ -1,14 +1,15 @@
 """How a run ends, and in which words: completed, interrupted, pruned or failed."""
 
 import contextlib
+import errno
 import logging
-import os
 import signal
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnn_lab.errors import CnnLabError, RunInterrupted, RunPruned, list_own_lines
+from cnn_lab.files import WriteError
 from cnn_lab.pictures.curves import draw_curves
 from cnn_lab.runs.lock import hold
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
@@ -16,6 +17,8 @@ from cnn_lab.terminal.logs import drop_logs, write_logs
 from cnn_lab.terminal.screen import Screen, shorten, type_command, type_override
 
 log = logging.getLogger(__name__)
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what a disk answers that takes no more
 
 
 @contextlib.contextmanager
@@ -46,6 +49,8 @@ def recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[N
             name = "" if isinstance(error, CnnLabError) else f"{type(error).__name__}: "
             ending = {"status": "failed", "error": f"{name}{error}", "traceback": details}
             log.error("the run failed\n%s", details)
+            if isinstance(error, WriteError) or getattr(error, "errno", None) in FULL:
+                raise CnnLabError(_describe_write_failure(run, error)) from error
             if isinstance(error, CnnLabError) or config["trainer"].get("detect_anomaly"):
                 raise
             raise CnnLabError(_describe_failure(run, error)) from error
@@ -61,7 +66,7 @@ def _record_end(run: Run, ending: Mapping[str, Any]) -> None:
             draw_curves(
                 run.rows, run.path / "curves.png", f"{run.result['label']} on {name}", run.result.get("best")
             )
-    except OSError:
+    except WriteError:
         log.exception("the record of the run's end cannot be written")
         if ending["status"] == "completed":
             raise
@@ -74,18 +79,15 @@ def _describe_interruption(run: Run) -> str:
 
 
 def _describe_failure(run: Run, error: Exception) -> str:
-    cause: BaseException | None = error
-    while cause and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    if not cause:
-        reason = f"{type(error).__name__}: {error}{list_own_lines(error)}"
-        return f"the run failed: {reason}\nIts log: {shorten(run.path / 'train.log')}"
+    reason = f"{type(error).__name__}: {error}{list_own_lines(error)}"
+    return f"the run failed: {reason}\nIts log: {shorten(run.path / 'train.log')}"
+
+
+def _describe_write_failure(run: Run, error: Exception) -> str:
+    failure = WriteError(run.path, error) if isinstance(error, OSError) else error  # of TensorBoard's files
     has_checkpoint = (run.path / LAST_CHECKPOINT).is_file()
-    then = f"go on with: {_resume_command(run)}" if has_checkpoint else "start it again"
-    reason = cause.strerror or cause
-    return (
-        f"{os.fsdecode(cause.filename or run.path)} cannot be written: {reason}. When that is mended, {then}"
-    )
+    then = f"continue with: {_resume_command(run)}" if has_checkpoint else "start it again"
+    return f"{failure}. When that is mended, {then}"
 
 
 def _resume_command(run: Run) -> str:

@@ -3,7 +3,6 @@
 Nothing here imports torch.
 """
 
-import contextlib
 import csv
 import importlib.metadata
 import io
@@ -22,6 +21,7 @@ import yaml
 
 from cnn_lab import __version__
 from cnn_lab.errors import ConfigError, printable
+from cnn_lab.files import write_file
 from cnn_lab.runs.lock import is_alive
 from cnn_lab.runs.trust import OF_TRAINING, check_trusted, read_text, read_yaml
 from cnn_lab.settings.environment import is_helper_process
@@ -93,7 +93,7 @@ class Run:
         """Write config.yaml."""
         if not self.writes:
             return
-        replace_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        write_file(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def needs_trust(self, to_train: bool = False) -> bool:
         """Whether using it, or training it further, takes the user's word that it can be trusted."""
@@ -109,7 +109,7 @@ class Run:
         self.result["updated"] = time.time()
         if not self.writes:
             return
-        replace_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
+        write_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a finished epoch to metrics.csv, what not every run measures behind the rest."""
@@ -124,7 +124,7 @@ class Run:
             writer = csv.DictWriter(text, max(self.rows, key=len))  # not every epoch need be measured
             writer.writeheader()
             writer.writerows(self.rows)
-        replace_file(self.path / "metrics.csv", text.getvalue())
+        write_file(self.path / "metrics.csv", text.getvalue())
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -232,15 +232,3 @@ def _ask_git(*arguments: str) -> str:
     command = ["git", "-C", str(PROJECT), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
     return done.stdout.strip()
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file that readers see whole: the old one or the new one."""
-    aside = path.with_name(f".{path.name}.new")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise

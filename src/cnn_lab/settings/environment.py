@@ -3,6 +3,7 @@
 Every command, job and helper process reads it here, before torch and Lightning do.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -91,9 +92,7 @@ def settle_environment() -> None:
         name, rule = refused[0]
         names = " ".join(name for name, _ in refused)
         typed = f"{name}={os.environ[name]:.40}"
-        raise ConfigError(
-            f"{typed} {rule.reason}. If it is left over from another job, type: unset {names}"
-        )
+        raise ConfigError(f"{typed} {rule.reason}. If it is left over from another job, type: unset {names}")
     for name, rule in settled:
         if rule.is_removed:
             del os.environ[name]
@@ -121,9 +120,8 @@ def read_run_directory() -> Path:
     return Path(os.environ[RUN_DIR])
 
 
-def find_cache() -> Path | None:
-    """The folder for what can be made again; None for a user without a home directory."""
-    try:
+def find_cache() -> Path:
+    """The folder for what can be made again; one that cannot be made for a user without a home directory."""
+    with contextlib.suppress(RuntimeError):
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cnn-lab"
-    except RuntimeError:
-        return None
+    return Path(os.devnull) / "cnn-lab"

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cnn_lab.errors import ConfigError, printable
+from cnn_lab.files import WriteError, make_folder, replacing
+from cnn_lab.settings.environment import find_cache
 from cnn_lab.sources.decode import check_depths, decode, describe_problem, ignore_odd_metadata, look
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ def read_pictures(
     """
     settings = hashlib.sha256(json.dumps([os.path.realpath(home), size, channels]).encode()).hexdigest()
     name = f"{home.absolute().name[:40]}-{settings[:16]}.npz"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cnn-lab" / name
+    cache = find_cache() / name
     state = hashlib.sha256(json.dumps(pictures).encode()).hexdigest()
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*unreadable), cache.open("rb") as file, np.load(file) as kept:
@@ -80,16 +82,12 @@ def read_pictures(
                 return Decoded(kept["images"], kept["problems"], found)
     paths = [f"{home}/{picture.path}" for picture in pictures]
     decoded = _decode(home, paths, size, channels, max_value)
-    aside = cache.with_name(f".{os.getpid()}-{name}")
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        make_folder(cache.parent)
+        with replacing(cache) as aside, aside.open("wb") as file:
             np.savez(file, state=state, **decoded._replace(max_value=decoded.max_value or 0)._asdict())
-        aside.replace(cache)
-    except OSError as error:
-        log.warning("the pictures could not be kept in %s: %s", cache, error)
-        with contextlib.suppress(OSError):
-            aside.unlink()
+    except WriteError as error:
+        log.warning("the pictures could not be kept: %s", error)
     return decoded
 
 

@@ -4,18 +4,18 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnn_lab.pictures.style import DPI, SMALL, make_figure
+from cnn_lab.pictures.style import SMALL, make_figure
 from cnn_lab.runs.record import read_rows
 from cnn_lab.sweeps.plots import LOG_RATIO, choose_metric, label_metric, scale_metric, use_decades, wrap
 from cnn_lab.sweeps.results import REPETITIONS, Record, Setting, describe, name_repetitions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LINES_SHOWN = 10
 WIDTH, HEIGHT, BESIDE = 6.5, 4.4, 1.2  # inches of axes and picture, and of what is above and below the axes
@@ -52,8 +52,8 @@ class Line:
         return np.array(places), np.array([np.mean(found[place]) for place in places]), np.array(spreads)
 
 
-def draw_curves(settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str) -> None:
-    """Draw the error of the best settings by epoch into a PNG file, unless no run has measured one.
+def draw_curves(settings: Sequence[Setting], names: Mapping[str, str], title: str) -> "Figure | None":
+    """Draw the error of the best settings by epoch, unless no run has measured one.
 
     With another metric than the accuracy it is that, and not the error; so in `draw_learning_curves`.
     """
@@ -67,13 +67,13 @@ def draw_curves(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
             break
     title += f": the best {len(lines)} of {len(settings)} settings" if len(settings) > LINES_SHOWN else ""
     labels = ("epoch", label_metric(metric, as_error=True))
-    _draw(lines, path, title, labels, name_repetitions(settings, metric))
+    return _draw(lines, title, labels, name_repetitions(settings, metric))
 
 
 def draw_learning_curves(
-    settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str
-) -> None:
-    """Draw the error over the number of training images into a PNG file, unless that does not vary."""
+    settings: Sequence[Setting], names: Mapping[str, str], title: str
+) -> "Figure | None":
+    """Draw the error over the number of training images, unless that does not vary."""
     metric = choose_metric(settings)
     groups: dict[str, dict[Any, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for setting in settings if SIZE in names else ():
@@ -88,7 +88,7 @@ def draw_learning_curves(
     lines = [line for line in lines if len(line.average()[0]) > 1]
     title += f": the best {LINES_SHOWN} of {len(lines)} settings" if len(lines) > LINES_SHOWN else ""
     labels = ("training images", label_metric(metric, as_error=True))
-    _draw(lines[:LINES_SHOWN], path, title, labels, name_repetitions(settings, metric), sized=True)
+    return _draw(lines[:LINES_SHOWN], title, labels, name_repetitions(settings, metric), sized=True)
 
 
 def _read_epochs(record: Record, metric: str) -> dict[int, float]:
@@ -109,11 +109,11 @@ def _count_images(record: Record) -> int:
 
 
 def _draw(
-    lines: Sequence[Line], path: Path, title: str, labels: tuple[str, str], over: str, sized: bool = False
-) -> None:
+    lines: Sequence[Line], title: str, labels: tuple[str, str], over: str, sized: bool = False
+) -> "Figure | None":
     """Draw a line a setting with a band of one standard deviation, its single runs thin behind it."""
     if not lines:
-        return
+        return None
     names = [wrap(line.name) for line in lines]
     margin = 0.4 + CHARACTER * max((len(part) for name in names for part in name), default=0)
     room = [LINE * (len(name) + 0.4) for name in names]  # inches
@@ -135,7 +135,7 @@ def _draw(
     heights = [inches / (height - BESIDE) for inches in room]
     if any(names):
         _name_lines(axes, ends, ["\n".join(name) for name in names], heights)
-    figure.savefig(path, dpi=DPI)
+    return figure
 
 
 def _draw_line(axes: "Axes", line: Line, color: str, marker: str) -> tuple[float, float]:

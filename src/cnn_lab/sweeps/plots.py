@@ -4,17 +4,17 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnn_lab.pictures.style import BLUE, DPI, GRAY, ORANGE, SMALL, make_figure
+from cnn_lab.pictures.style import BLUE, GRAY, ORANGE, SMALL, make_figure
 from cnn_lab.sweeps.results import Setting, describe, find_choice, find_unit, name_repetitions, show
 from cnn_lab.terminal.screen import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANEL, HEIGHT = 4.6, 3.6  # inches, of a panel
 BARS_SHOWN = 20
@@ -26,11 +26,11 @@ COSTS = {"parameters": "parameters", "seconds": "seconds a run"}
 COLORS = {"best": BLUE, "no difference": "#56B4E9", "perhaps behind": ORANGE, "behind": GRAY}
 
 
-def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Path, title: str) -> None:
-    """Draw the settings of a sweep into a PNG file: the metric by what varies, by cost, and the verdict.
+def draw_report(settings: Sequence[Setting], names: Mapping[str, str], title: str) -> "Figure | None":
+    """Draw the settings of a sweep: the metric by what varies, by cost, and the verdict.
 
     One number that varies gives a line, two a heat map, anything else bars. What does not differ, or is not
-    known, has no panel.
+    known, has no panel; None where no setting has a result.
 
     Args:
         names: what to call each key that varies.
@@ -38,7 +38,7 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
     metric = choose_metric(settings)
     shown = [setting for setting in settings if setting.completed and setting.measure(metric)]
     if not shown:
-        return
+        return None
     sized = [setting for setting in shown if setting.measure("parameters") and setting.measure("seconds")]
     sizes = {found[0] for setting in sized if (found := setting.measure("parameters"))}
     costs = ("parameters", "seconds") if len(sizes) > 1 else ()
@@ -73,7 +73,7 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], path: Pat
     has_bars = is_bars or len(names) == 1 or costs
     notes = [describe_error_bars(shown, metric) if has_bars else "", left_out if has_rows else ""]
     figure.supxlabel("; ".join(filter(None, notes)), fontsize=SMALL)
-    figure.savefig(path, dpi=DPI)
+    return figure
 
 
 def choose_metric(settings: Sequence[Setting]) -> str:

@@ -4,6 +4,7 @@ Nothing here imports torch.
 """
 
 import csv
+import io
 import math
 import shlex
 from collections import Counter, defaultdict
@@ -13,6 +14,8 @@ from pathlib import Path
 from rich.table import Table
 
 from cnn_lab.errors import ConfigError
+from cnn_lab.files import WriteError, make_folder, write_file
+from cnn_lab.pictures.style import save_figure
 from cnn_lab.sweeps.advice import advise, list_some
 from cnn_lab.sweeps.results import (
     REPETITIONS,
@@ -35,7 +38,6 @@ from cnn_lab.terminal.screen import Screen, shorten, type_command
 
 COLUMNS = ("runs", "val accuracy", "against the best, {}", "test accuracy", "parameters", "seconds", "status")
 VERDICT = ("verdict", "behind", "behind/low", "behind/high")
-FILES = ("report.png", "curves.png", "learning_curves.png", "report.csv", "report.md")
 NOTE = (
     "A setting is so far behind the best, with an interval of 95 % (Welch). "
     "Where all settings are alike, one of them is called behind in at most 5 % of sweeps."
@@ -52,7 +54,10 @@ def report_sweep(sweep: Path, screen: Screen, remarks: Sequence[str] = ()) -> No
         records = collect([sweep])
     except ConfigError:
         return
-    write_report(records, sweep, screen, sweep.name, remarks, show_unfinished=False)
+    try:
+        write_report(records, sweep, screen, sweep.name, remarks, show_unfinished=False)
+    except WriteError as error:  # the runs have ended all the same
+        screen.show(f"\nThe report's files are missing: {error}", style="red")
 
 
 def write_report(
@@ -63,7 +68,11 @@ def write_report(
     remarks: Sequence[str] = (),
     show_unfinished: bool = True,
 ) -> None:
-    """Print the report and write report.csv, report.md and the pictures into `folder`."""
+    """Print the report and write report.csv, report.md and the pictures into `folder`.
+
+    Raises:
+        WriteError: when they cannot be written, after what was printed.
+    """
     from cnn_lab.sweeps.curves import draw_curves, draw_learning_curves
     from cnn_lab.sweeps.plots import draw_report
 
@@ -74,21 +83,28 @@ def write_report(
     unfinished = _list_unfinished(records)
     last = _describe_best(settings)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(settings, keys, folder / "report.csv")
-    text = _as_markdown(title, head, rows, [*said, *unfinished, *last], name_repetitions(settings))
-    (folder / "report.md").write_text(text, encoding="utf-8")
-    draw_report(settings, names, folder / "report.png", title)
-    draw_curves(settings, names, folder / "curves.png", title)
-    draw_learning_curves(settings, names, folder / "learning_curves.png", title)
-
     screen.show("")
     screen.show(_as_table(head, rows[:ROWS_SHOWN]))
     if len(rows) > ROWS_SHOWN:
         screen.show(f"... and {len(rows) - ROWS_SHOWN} more settings in report.md")
     for remark in [*said, *(unfinished if show_unfinished else ()), *last]:
         screen.show(remark)
-    files = [name for name in FILES if (folder / name).is_file()]
+
+    make_folder(folder)
+    write_file(folder / "report.csv", _as_csv(settings, keys))
+    text = _as_markdown(title, head, rows, [*said, *unfinished, *last], name_repetitions(settings))
+    write_file(folder / "report.md", text)
+    figures = {
+        "report.png": draw_report(settings, names, title),
+        "curves.png": draw_curves(settings, names, title),
+        "learning_curves.png": draw_learning_curves(settings, names, title),
+    }
+    for name, figure in figures.items():
+        if figure:
+            save_figure(figure, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)  # an earlier report's
+    files = [*(name for name, figure in figures.items() if figure), "report.csv", "report.md"]
     screen.show(f"\nReport: {shorten(folder / files[0])}, {', '.join(files[1:])}")
 
 
@@ -177,7 +193,7 @@ def _list_unfinished(records: Sequence[Record]) -> list[str]:
     return [f"{status}: {list_some(names)}: {reason}" for (status, reason), names in reasons.items()]
 
 
-def _write_csv(settings: Sequence[Setting], keys: Sequence[str], path: Path) -> None:
+def _as_csv(settings: Sequence[Setting], keys: Sequence[str]) -> str:
     """A row a run, in the order of their numbers, with the verdict on its setting."""
     measured = (
         "parameters",
@@ -191,18 +207,17 @@ def _write_csv(settings: Sequence[Setting], keys: Sequence[str], path: Path) -> 
     runs = [(record, setting.verdict) for setting in settings for record in setting.runs]
     folds = [key for key in REPETITIONS if key != "seed" and list_distinct((run for run, _ in runs), key)]
     repeated = ["seed", *folds]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["run", "status", *keys, *repeated, "val/accuracy", *measured, *VERDICT])
-        for record, verdict in sorted(runs, key=lambda item: place_of(item[0])):
-            flat = name_targets(record)
-            values = [show(flat.get(key)) for key in keys]
-            values += [record.settings.get(key) for key in repeated]
-            results = [record.accuracy, *(record.measured(name) for name in measured)]
-            said = (
-                [verdict.word, verdict.behind, verdict.low, verdict.high] if verdict else [""] * len(VERDICT)
-            )
-            writer.writerow([record.path.name, record.status, *values, *results, *said])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["run", "status", *keys, *repeated, "val/accuracy", *measured, *VERDICT])
+    for record, verdict in sorted(runs, key=lambda item: place_of(item[0])):
+        flat = name_targets(record)
+        values = [show(flat.get(key)) for key in keys]
+        values += [record.settings.get(key) for key in repeated]
+        results = [record.accuracy, *(record.measured(name) for name in measured)]
+        said = [verdict.word, verdict.behind, verdict.low, verdict.high] if verdict else [""] * len(VERDICT)
+        writer.writerow([record.path.name, record.status, *values, *results, *said])
+    return text.getvalue()
 
 
 def _as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.files import write_file
 from cnn_lab.runs.directory import STAMP, SWEEP_RECORD, clean_label, make_directory, make_label
 from cnn_lab.runs.lock import hold
-from cnn_lab.runs.record import replace_file
 from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import check_config, flatten, list_typed
 from cnn_lab.settings.meaning import fingerprint, meaning_of
@@ -122,7 +122,7 @@ class Sweep:
             self._taken = {int(number) for number in numbers if number.isdecimal()}
             record = {"kind": self.kind, "started": started, "typed": self.typed, "swept": self.swept}
             record["settings"] = settings
-            replace_file(self.path / SWEEP_RECORD, yaml.safe_dump(record, sort_keys=False))
+            write_file(self.path / SWEEP_RECORD, yaml.safe_dump(record, sort_keys=False))
             (self.path / STOP).unlink(missing_ok=True)
             with read_write(self.config):
                 self.config.hydra.sweep.dir = str(self.path)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from cnn_lab.errors import CnnLabError, ConfigError
-from cnn_lab.pictures.sheets import Tile, draw_sheet
+from cnn_lab.errors import ConfigError
+from cnn_lab.files import make_folder
+from cnn_lab.pictures.sheets import Tile, draw_sheet, save_picture
 from cnn_lab.pictures.style import BLUE, GRAY, ORANGE
 from cnn_lab.runs.trained import Trained, load_trained
 
@@ -80,7 +81,8 @@ class Comparison:
         `SHOWN`, as many of each as is their share.
 
         Raises:
-            CnnLabError: when the file cannot be written.
+            ConfigError: when the file's name ends in no format of pictures.
+            WriteError: when it cannot be written.
         """
         differing = np.flatnonzero(self.guesses[0] != self.guesses[1])
         right = self.guesses[:, differing] == self.labels[differing]
@@ -99,11 +101,8 @@ class Comparison:
             f"{len(differing):,} of {len(self.labels):,} test images get different classes{cut}\n"
             "label: A's class, B's class; blue A is right, orange B, gray neither"
         )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draw_sheet(tiles, COLUMNS, SIDE, title, text_size=12).save(path)
-        except (OSError, ValueError) as error:
-            raise CnnLabError(f"{path} cannot be written: {error}; give --output FILE.png") from error
+        make_folder(path.parent)
+        save_picture(draw_sheet(tiles, COLUMNS, SIDE, title, text_size=12), path)
         return len(differing)
 
 

@@ -1,13 +1,10 @@
 """A trained network as one file that predicts without this package, checked against the network."""
 
-import contextlib
 import importlib.util
 import io
 import json
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from torch.export import ExportedProgram
 from cnn_lab import __version__
 from cnn_lab.classifier import make_class_logits
 from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.files import replacing
 from cnn_lab.runs.record import read_result, read_rows
 from cnn_lab.runs.trained import BATCH, Trained, load_trained
 from cnn_lab.settings.extras import install_hint
@@ -90,14 +88,15 @@ def export(
         output = (run_dir if read_result(run_dir) else checkpoint.parent) / FILES[kind]
     _check_output(output, kind)
     _check_extra(kind)
-    with _replacing(output) as aside:
+    with replacing(output) as aside:
         trained = load_trained(checkpoint, trust)
         metadata = describe(trained, run_dir)
         try:
-            aside.write_bytes(serialise(trained, metadata, kind))
+            content = serialise(trained, metadata, kind)
         except Exception as error:  # tracers raise anything
             reason = str(error).strip().partition("\n")[0]
             raise CnnLabError(f"{checkpoint} cannot be exported as {kind}: {reason}") from error
+        aside.write_bytes(content)
         images, _ = trained.read_test_images()
         runtime, predict = open_file(aside, kind)
         difference = compare(trained, images, predict, runtime)
@@ -249,21 +248,3 @@ def _check_extra(kind: str) -> None:
     for package, name in NEEDED[kind].items():
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"{name} is not installed; {install_hint('export')}")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` if the block ends well, and else leaves nothing.
-
-    Raises:
-        CnnLabError: when it cannot be written there.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            aside = Path(folder, path.name)
-            yield aside
-            os.replace(aside, path)  # noqa: PTH105
-    except OSError as error:
-        raise CnnLabError(
-            f"{path} cannot be written: {error.strerror}; choose another place with --output FILE"
-        ) from error

@@ -18,7 +18,7 @@ from rich.progress import track
 
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.pictures.digits import SURE, Digit, read_picture
-from cnn_lab.pictures.sheets import MARGIN, enlarge
+from cnn_lab.pictures.sheets import MARGIN, enlarge, save_picture
 from cnn_lab.pictures.style import BLUE, GRAY, load_font
 from cnn_lab.runs.trained import Trained
 from cnn_lab.sources.decode import ignore_odd_metadata, list_suffixes
@@ -156,15 +156,11 @@ def draw_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     At most the first `SHOWN` are drawn.
 
     Raises:
-        ConfigError: when the file cannot be written, or its ending names no format.
+        ConfigError: when the file's name ends in no format of pictures.
+        WriteError: when it cannot be written.
     """
     rows = [np.asarray(_draw_row(prediction)) for prediction in predictions[:SHOWN]]
-    try:
-        Image.fromarray(np.concatenate(rows)).save(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--show {path} cannot be written: {error}; give a file such as guess.png"
-        ) from error
+    save_picture(Image.fromarray(np.concatenate(rows)), path)
 
 
 def _draw_row(prediction: Prediction) -> Image.Image:
