@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import logging
+import os
 import signal
 import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from cnn_lab.errors import CnnLabError, RunInterrupted, RunPruned, list_own_lines
@@ -49,8 +51,8 @@ def recording(run: Run, config: Mapping[str, Any], screen: Screen) -> Iterator[N
             name = "" if isinstance(error, CnnLabError) else f"{type(error).__name__}: "
             ending = {"status": "failed", "error": f"{name}{error}", "traceback": details}
             log.error("the run failed\n%s", details)
-            if isinstance(error, WriteError) or getattr(error, "errno", None) in FULL:
-                raise CnnLabError(_describe_write_failure(run, error)) from error
+            if failure := _find_write_failure(run, error):
+                raise CnnLabError(_describe_write_failure(run, failure)) from error
             if isinstance(error, CnnLabError) or config["trainer"].get("detect_anomaly"):
                 raise
             raise CnnLabError(_describe_failure(run, error)) from error
@@ -83,8 +85,19 @@ def _describe_failure(run: Run, error: Exception) -> str:
     return f"the run failed: {reason}\nIts log: {shorten(run.path / 'train.log')}"
 
 
-def _describe_write_failure(run: Run, error: Exception) -> str:
-    failure = WriteError(run.path, error) if isinstance(error, OSError) else error  # of TensorBoard's files
+def _find_write_failure(run: Run, error: Exception) -> WriteError | None:
+    """What became of a file of the run, if that is what failed; loggers write their files themselves."""
+    if isinstance(error, WriteError):
+        return error
+    if not isinstance(error, OSError):
+        return None
+    if not isinstance(error.filename, str | bytes):
+        return WriteError(run.path, error) if error.errno in FULL else None
+    path = Path(os.fsdecode(error.filename))
+    return WriteError(path, error) if error.errno in FULL or path.is_relative_to(run.path) else None
+
+
+def _describe_write_failure(run: Run, failure: WriteError) -> str:
     has_checkpoint = (run.path / LAST_CHECKPOINT).is_file()
     then = f"continue with: {_resume_command(run)}" if has_checkpoint else "start it again"
     return f"{failure}. When that is mended, {then}"
