@@ -95,9 +95,9 @@ MISTAKES = {
     "metrics.loss._target_=torchmetrics.MeanSquaredError": "metrics.loss cannot be called so: give a plain name that is",
     "metrics.x=5": "metrics.x has no _target_: name what it configures, as in metrics.x._target_=MODULE.NAME",
     "metrics.x._target_=torch.nn.ReLU": "metrics.x._target_=torch.nn.ReLU makes no Metric",
-    "metrics.x._target_=torchmetrics.MeanSquaredError": "metrics.x makes no number from answers (10, 10) and labels (10,)",
+    "metrics.x._target_=torchmetrics.MeanSquaredError": "metrics.x does not return a single number for probabilities (11, 10) and labels (11,)",
     f"metrics.x._target_={OF_TORCHMETRICS}ConfusionMatrix": (
-        "metrics.x makes no number from answers (10, 10) and labels (10,), a row an image: it gives [10, 10]"
+        "metrics.x does not return a single number for probabilities (11, 10) and labels (11,), one row per image: it returns [10, 10]"
     ),
     "best=val/mean metrics.mean._target_=torchmetrics.MeanMetric": (
         "best=val/mean cannot be watched: MeanMetric does not say whether higher is better; give another metric"
@@ -105,7 +105,8 @@ MISTAKES = {
     f"callbacks.x._target_={CALLBACK}.Nope": f"callbacks.x._target_={CALLBACK}.Nope: there is no '{CALLBACK}.Nope'",
     f"callbacks.x._target_={CALLBACK}.StochasticWeightAveraging": "callbacks.x.swa_lrs is missing: lightning.",
     "callbacks.x._target_=torch.nn.ReLU": "callbacks.x._target_=torch.nn.ReLU makes no Callback",
-    f"loss=own loss._target_={LOSS} loss.reduction=none": "loss makes no number from answers (10, 10)",
+    f"loss=own loss._target_={LOSS} loss.reduction=none": "loss does not return a single number for logits (11, 10)",
+    "loss=own loss._target_=torch.nn.L1Loss data.batch_size=10": "loss does not return a single number for logits (11, 10)",
     "loss.label_smoothing=1": "loss.label_smoothing=1 is out of range: it must be at least 0 and below 1",
     "logger=wandb": "logger=wandb needs the package wandb, which is not installed; type: pip install -e ",
 }  # fmt: skip

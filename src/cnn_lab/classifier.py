@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -11,10 +12,9 @@ from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cnn_lab.errors import ConfigError
-from cnn_lab.metrics import Measures
+from cnn_lab.metrics import Confusion, Measures, weigh
 from cnn_lab.shapes import Layer
 
 Batch = tuple[Tensor, Tensor]
@@ -45,6 +45,10 @@ class ImageClassifier(LightningModule):
         metrics: what is measured besides loss and accuracy, by name.
         watched: name of the split that Lightning's validation loop measures, "val" or "test".
         layers: the network's, for the table of them.
+
+    Attributes:
+        answers: how many images of each class (rows) were given each class (columns) in the validation or
+            test that has just ended, (classes, classes), int64; None in an epoch without.
     """
 
     def __init__(
@@ -68,29 +72,36 @@ class ImageClassifier(LightningModule):
         self.watched = watched
         self.train_metrics = Measures(self.metrics)
         self.eval_metrics = Measures(self.metrics)
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.confusion = Confusion(num_classes)
+        self.answers: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (batch, classes) of normalised images (batch, channels, height, width)."""
-        return make_class_logits(self.net(images))
+        """Logits (batch, classes), float32 or wider.
+
+        Args:
+            images: (batch, channels, height, width), normalised.
+        """
+        logits = make_class_logits(self.net(images))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's means anew."""
         self.train_metrics.reset()
+        self.answers = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss that Lightning minimises."""
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        self.train_metrics.update(loss.detach(), logits.detach(), labels)
+        self.train_metrics.update(loss.detach(), logits.detach(), labels, weigh(self.loss, labels))
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and step a schedule that watches one."""
         self._log("train", self.train_metrics)
         for settings in self.trainer.lr_scheduler_configs:
-            if settings.reduce_on_plateau and settings.monitor in self.trainer.callback_metrics:
+            if settings.reduce_on_plateau:
                 settings.scheduler.step(self.trainer.callback_metrics[settings.monitor])
 
     def on_validation_epoch_start(self) -> None:
@@ -102,13 +113,14 @@ class ImageClassifier(LightningModule):
         """Measure a batch of the split that is watched; its logits (batch, classes) go to the callbacks."""
         images, labels = batch
         logits = self(images)
-        self.eval_metrics.update(self.loss(logits, labels), logits, labels)
+        self.eval_metrics.update(self.loss(logits, labels), logits, labels, weigh(self.loss, labels))
         self.confusion.update(logits, labels)
         return logits
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
         self._log(self.watched, self.eval_metrics)
+        self.answers = self.confusion.compute()  # in every process, since each adds its own
 
     def on_test_epoch_start(self) -> None:
         """Start the means and the confusion matrix anew."""
@@ -121,6 +133,7 @@ class ImageClassifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log what was measured."""
         self._log("test", self.eval_metrics)
+        self.answers = self.confusion.compute()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer over all parameters, and its schedule if it has one."""
@@ -152,20 +165,14 @@ class ImageClassifier(LightningModule):
     ) -> None:
         """Clip a fused optimizer's gradients too, which Lightning refuses with mixed precision.
 
-        Raises:
-            ConfigError: where it is right, since the optimizer itself is to undo the scaling of gradients.
+        Where it is right, since the optimizer itself undoes the scaling, `check_training` has refused.
         """
         precision = self.trainer.precision_plugin
-        if not isinstance(precision, MixedPrecision) or not gradient_clip_val:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif precision.scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if isinstance(precision, MixedPrecision) and gradient_clip_val:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             super(MixedPrecision, precision).clip_gradients(optimizer, gradient_clip_val, algorithm)
         else:
-            raise ConfigError(
-                f"trainer.gradient_clip_val does not go with trainer.precision={precision.precision} and "
-                "optimizer.fused=true; type optimizer.fused=false or trainer.precision=32-true"
-            )
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step a schedule. Lightning would step one that watches a metric after the epoch's checkpoint."""
@@ -184,7 +191,8 @@ class ImageClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on gathering: each process from its own; the first from all where their number is another."""
         rank, processes = self.trainer.global_rank, self.trainer.world_size
-        for name, values in checkpoint["train_metrics"].items():
+        gathered = checkpoint["train_metrics"]
+        for name, values in {"weight_sum": gathered["count"], **gathered}.items():  # older ones lack it
             own = values[rank] if len(values) == processes else values.sum() * (rank == 0)
             getattr(self.train_metrics, name).copy_(own)
         for name, metric in self.train_metrics.items() if rank == 0 else ():
@@ -192,6 +200,21 @@ class ImageClassifier(LightningModule):
                 is_joined = isinstance(getattr(metric, key), list) and isinstance(value, Tensor)
                 setattr(metric, key, [value] if is_joined else value)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ImageClassifier":
+        """Move everything to a device; a type narrower than float32 is for the network alone.
+
+        What is summed over an epoch, and a loss with its weights, keep the type that they have.
+        """
+        for child in self.children():
+            child._apply(fn if child is self.net else lambda values: _keep_wide(fn, values))
+        return self
+
     def _log(self, split: str, metrics: Measures) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
         self.log_dict(values, on_step=False, on_epoch=True)
+
+
+def _keep_wide(fn: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """What `fn` makes of the values, but for a type narrower than float32, which they do not take."""
+    made = fn(values)
+    return values.to(made.device) if made.dtype in (torch.float16, torch.bfloat16) else made

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cnn_lab.datasets import check_splits, read_source
 from cnn_lab.errors import ConfigError, DataError
-from cnn_lab.sampling import BatchIndices, stratified_choice, stratified_folds, stratified_split
+from cnn_lab.sampling import BatchIndices, keep_on, stratified_choice, stratified_folds, stratified_split
 
 
 class ImageDataModule(LightningDataModule):
@@ -36,7 +36,7 @@ class ImageDataModule(LightningDataModule):
         classes: those of `class_names` whose images are kept, numbered in this order; None for all.
         shuffle_pixels: move the pixels of every image, all channels alike, by one permutation of their
             positions, which `split_seed` chooses.
-        batch_size: images in a training batch; the last one of an epoch may be smaller.
+        batch_size: images in a training batch; the last one of an epoch may be smaller, or have one more.
         eval_batch_size: images in a validation or test batch. Changes memory and speed, no result.
         train_size: images to train on, as many of each class as its share, a smaller choice contained in a
             larger one; None for all that validation leaves.
@@ -162,8 +162,9 @@ class ImageDataModule(LightningDataModule):
         self._check_training(labels, train)
         sets = {"val": (dataset, kept[val]), **sets, "train": (dataset, kept[train])}
         self.sizes = {part: len(sets[part][1]) for part in ("train", "val", "test")}
-        if not self.sizes["test"]:
-            raise DataError(f"{self.name} has no test images of the classes {', '.join(self.classes)}")
+        for part in ("val", "test"):
+            if part in splits and not self.sizes[part]:
+                raise DataError(f"{self.name} has no {part} images of the classes {', '.join(self.classes)}")
         self._sets = sets
 
     def _read(self) -> dict[str, Any]:
@@ -210,7 +211,15 @@ class ImageDataModule(LightningDataModule):
                 )
 
     def _count_val(self, images: int) -> int:
-        return round(self.val_size * images) if self.val_size < 1 else int(self.val_size)
+        if self.val_size >= 1:
+            return int(self.val_size)
+        count = round(self.val_size * images)
+        if self.val_size and not count:
+            raise ConfigError(
+                f"data.val_size={self.val_size} of {images:,} training images is less than one image; "
+                "type a larger share, or 0 to train without validation"
+            )
+        return count
 
     @property
     def watched(self) -> str:
@@ -266,6 +275,9 @@ class ImageDataModule(LightningDataModule):
         sampler = BatchIndices(indices, batch_size, shuffle, self.seed)
         if self.trainer:
             sampler.rank, sampler.world_size = self.trainer.global_rank, self.trainer.world_size
+            if not self.num_workers:
+                keep_on(self.trainer.strategy.root_device, [images for images, _ in self._sets.values()])
+        sampler.device = dataset.tensors[0].device
         if name == "train":
             sampler.skip(*self._done)
         return DataLoader(

@@ -192,9 +192,8 @@ def check_splits(
         DataError: with every difference.
     """
     found = {part: splits[part] for part in ("train", "val", "test") if part in splits}
-    differences = [
-        f"there are no {part} images" for part in ("train", "test") if not len(found.get(part, [[]])[0])
-    ]
+    expected = dict.fromkeys(("train", "test", *found))
+    differences = [f"there are no {part} images" for part in expected if not len(found.get(part, [[]])[0])]
     names = list(splits.get("class_names", class_names))
     if names != list(class_names):
         differences.append(f"its classes are {', '.join(names)} instead of {', '.join(class_names)}")

@@ -1,12 +1,14 @@
 """Which images belong to a part, and in which batches they come."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import SequentialSampler
+from torch.utils.data import SequentialSampler, TensorDataset
+
+SHARE_OF_GPU = 0.25  # of its free memory, which images may take
 
 
 def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +55,16 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return numbers
 
 
+def keep_on(device: torch.device, datasets: Sequence[TensorDataset]) -> None:
+    """Keep all images on a GPU, if they fit there: then a batch is cut without the host."""
+    if device.type != "cuda":
+        return
+    size = sum(values.nbytes for images in datasets for values in images.tensors if values.is_cpu)
+    if size < torch.cuda.mem_get_info(device)[0] * SHARE_OF_GPU:
+        for images in datasets:
+            images.tensors = tuple(values.to(device) for values in images.tensors)
+
+
 class BatchIndices(SequentialSampler):
     """The indices of one batch after another, int64, each of shape (at most `batch_size`,).
 
@@ -60,7 +72,11 @@ class BatchIndices(SequentialSampler):
 
     With `shuffle` the order depends on `seed` and the epoch, and on nothing that ran before. Of several
     processes (`world_size`) each takes its share; when shuffled, the last image may be seen twice to make the
-    shares equal, which keeps the processes in step.
+    shares equal, which keeps the processes in step. An image that would be left alone at the end joins the
+    batch before, since batch norm cannot learn from one image.
+
+    Attributes:
+        device: where the batches of indices lie, which is where the images do.
     """
 
     def __init__(
@@ -79,6 +95,7 @@ class BatchIndices(SequentialSampler):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.device = torch.device("cpu")
         self._skipped = (0, 0)
 
     def skip(self, epochs: int, batches: int) -> None:
@@ -91,7 +108,9 @@ class BatchIndices(SequentialSampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(self._share() / self.batch_size)
+        share = self._share()
+        is_one_alone = share > self.batch_size > 1 and share % self.batch_size == 1
+        return math.ceil(share / self.batch_size) - is_one_alone
 
     def __iter__(self) -> Iterator[Tensor]:
         indices = self.indices
@@ -101,8 +120,9 @@ class BatchIndices(SequentialSampler):
         share = indices[self.rank :: self.world_size]
         if len(share) < self._share():
             share = torch.cat([share, indices[:1]])
+        cuts = range(self.batch_size, len(self) * self.batch_size, self.batch_size)
         epoch, batches = self._skipped
-        return iter(share.split(self.batch_size)[batches if epoch == self.epoch else 0 :])
+        return iter(share.to(self.device).tensor_split(list(cuts))[batches if epoch == self.epoch else 0 :])
 
     def _share(self) -> int:
         size = len(self.indices)

@@ -29,6 +29,8 @@ def one_cycle(optimizer: Optimizer, total_steps: float, warmup: float = 0.3) -> 
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
     steps = _whole(total_steps, "one_cycle")
+    if warmup * steps == 1:  # OneCycleLR would divide by the 0 steps between the first and the highest lr
+        warmup *= 1 - 1e-6
     schedule = OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=warmup, cycle_momentum=False)
     return {"scheduler": schedule, "interval": "step"}
 

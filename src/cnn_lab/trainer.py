@@ -94,6 +94,7 @@ def make_trainer(settings: Mapping[str, Any], plugins: Sequence[Any] = (), **sup
         ConfigError: for hardware that is not here, and for settings that Lightning refuses.
     """
     chosen = choose_hardware(settings)
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions in "32-true" round to 10 bits on GPUs
     return make(
         "trainer",
         chosen,
@@ -106,26 +107,76 @@ def make_trainer(settings: Mapping[str, Any], plugins: Sequence[Any] = (), **sup
     )
 
 
+def check_training(settings: Mapping[str, Any], is_fused: bool) -> None:
+    """Reject what `choose_hardware` returned where it can evaluate a network and cannot train one.
+
+    Args:
+        is_fused: whether the optimizer computes a step in one kernel.
+
+    Raises:
+        ConfigError: for a precision in which weights do not learn or that this device lacks, for settings
+            that do not go together, and for a run that would end without a result.
+    """
+    is_cpu, precision = settings["accelerator"] == "cpu", str(settings["precision"])
+    is_scaled = precision in ("16", "16-mixed")
+    problem = ""
+    if is_scaled and is_cpu:  # Lightning would take another
+        problem = f"precision={precision} needs a GPU; type trainer.precision=bf16-mixed"
+    elif precision == "16-true":
+        problem = (
+            "precision=16-true does not train: in float16, small gradients and Adam's eps become 0; "
+            "type trainer.precision=bf16-true"
+        )
+    elif settings.get("sync_batchnorm") and is_cpu:
+        problem = "sync_batchnorm=true needs GPUs; type trainer.sync_batchnorm=false"
+    elif is_scaled and is_fused and settings.get("gradient_clip_val"):
+        problem = (
+            f"gradient_clip_val={settings['gradient_clip_val']} does not go with trainer.precision="
+            f"{precision} and optimizer.fused=true; type optimizer.fused=false"
+        )
+    elif settings.get("limit_test_batches") == 0:
+        problem = (
+            "limit_test_batches=0 leaves no test image, so the run would end without a result; "
+            "type trainer.limit_test_batches=1 for one batch"
+        )
+    if problem:
+        raise ConfigError(f"trainer.{problem}")
+
+
 def is_endless(trainer: Trainer) -> bool:
     """Whether only a signal, a time limit or a callback ends the run."""
     return trainer.max_epochs in (None, -1) and trainer.max_steps == -1
 
 
-def check_limits(trainer: Trainer) -> None:
-    """Refuse parts of an epoch that its batches do not have, once the trainer's data module is set up.
+def count_images(trainer: Trainer) -> dict[str, int]:
+    """The images of each split that an epoch or the test takes, once the trainer's data module is set up.
+
+    Those of "val" are of the split that is watched.
 
     Raises:
         ConfigError: for less than one batch, which Lightning would refuse for test images only after
-            training.
+            training, and for fewer images than there are processes.
     """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    counts = {}
     for split in ("train", "val", "test"):
-        share = getattr(trainer, f"limit_{split}_batches")
-        batches = len(getattr(trainer.datamodule, f"{split}_dataloader")())  # type: ignore[attr-defined]
-        if isinstance(share, float) and 0 < share * batches < 1:
+        limit = getattr(trainer, f"limit_{split}_batches")
+        size = data.sizes[data.watched if split == "val" else split]
+        batches = len(getattr(data, f"{split}_dataloader")())
+        if 0 < size < trainer.world_size:
             raise ConfigError(
-                f"trainer.limit_{split}_batches={share} is less than one of {batches} batches; "
+                f"trainer.devices={trainer.world_size}: each process needs one of the {split} images, and "
+                f"there are {size}; type trainer.devices={size}"
+            )
+        if isinstance(limit, float) and 0 < limit * batches < 1:
+            raise ConfigError(
+                f"trainer.limit_{split}_batches={limit} is less than one of {batches} batches; "
                 f"type trainer.limit_{split}_batches=1 for one of them"
             )
+        taken = int(limit * batches) if isinstance(limit, float) else min(limit, batches)
+        batch_size = data.batch_size if split == "train" else data.eval_batch_size
+        counts[split] = size if taken == batches else taken * batch_size * trainer.world_size
+    return counts
 
 
 def tune_cpu() -> None:

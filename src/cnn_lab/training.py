@@ -30,7 +30,7 @@ from cnn_lab.sources.download import refuse_downloads
 from cnn_lab.terminal.display import Display
 from cnn_lab.terminal.logs import claim_lightning_logs
 from cnn_lab.terminal.screen import Screen
-from cnn_lab.trainer import is_endless, make_trainer, tune_cpu
+from cnn_lab.trainer import check_training, choose_hardware, is_endless, make_trainer, tune_cpu
 
 
 def train(
@@ -72,7 +72,8 @@ def train(
     events = EventLogger(run_dir, None if done is None else done + 1)
     stop = StopRequest()
     own = make_callbacks(config, classifier.metrics, run, events, stop, screen)
-    settings = run.keep_precision(config["trainer"])
+    settings = choose_hardware(run.keep_precision(config["trainer"]))
+    check_training(settings, is_fused=bool(config["optimizer"].get("fused")))
     loggers = make_loggers(config["logger"], run, Path(config["output_dir"]))
     trainer = make_trainer(
         settings,

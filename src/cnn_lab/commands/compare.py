@@ -56,7 +56,7 @@ def main() -> None:
     screen = Screen()
     for name, checkpoint, accuracy in zip("AB", checkpoints, numbers["accuracy"], strict=True):
         screen.show(f"{name}  accuracy {accuracy:.2%}  {shorten(checkpoint)}", style="bold")
-    screen.show(f"{numbers['images']:,} test images of {numbers['dataset']}, in float32\n")
+    screen.show(f"all {numbers['images']:,} test images of {numbers['dataset']}, in float32\n")
     for line in found.describe():
         screen.show(line)
     screen.show(f"\nThe {differing:,} images on which they differ: {shorten(sheet)}")

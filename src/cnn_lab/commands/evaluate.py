@@ -30,7 +30,8 @@ def main() -> None:
         return
     screen = Screen()
     screen.show(f"{shorten(checkpoint)}, after epoch {result['epoch']}")
-    screen.show(f"{result['images']:,} {arguments.split} images of {result['dataset']}\n")
+    part = f" of {result['available']:,}" if result["images"] < result["available"] else ""
+    screen.show(f"{result['images']:,}{part} {arguments.split} images of {result['dataset']}\n")
     more = "".join(f"   {name} {value:#.4g}" for name, value in result["metrics"].items())
     screen.show(f"accuracy {result['accuracy']:.2%}   loss {result['loss']:.4f}{more}\n", style="bold")
     screen.show(format_confusion(result))

@@ -124,8 +124,8 @@ class Pictures(Callback):
         self._show_kernels(pl_module.net, trainer)
         if hasattr(type(pl_module.net), "feature_maps"):
             self._show_maps(pl_module.net, trainer)
-        if sum(trainer.num_val_batches):
-            self._show_answers(pl_module, trainer)
+        if pl_module.answers is not None:
+            self._show_answers(pl_module.answers, NAMES[pl_module.watched], trainer)
         self._add_histograms("weights", pl_module.net.named_parameters(), trainer)
 
     def on_test_batch_end(
@@ -204,9 +204,8 @@ class Pictures(Callback):
             size = " x ".join(str(side) for side in values.shape)
             self._show_values(f"block_{number}", values, f"Block {number}: {size}", trainer)
 
-    def _show_answers(self, classifier: ImageClassifier, trainer: Trainer) -> None:
-        split = NAMES[classifier.watched]
-        counts = classifier.confusion.compute().cpu().numpy()
+    def _show_answers(self, answers: Tensor, split: str, trainer: Trainer) -> None:
+        counts = answers.cpu().numpy()
         names = trainer.datamodule.classes  # type: ignore[attr-defined]
         self._show("confusion", draw_confusion(counts, names, f"Confusion on {split} images"), trainer)
         for name, right, total in zip(names, counts.diagonal(), counts.sum(axis=1), strict=True):

@@ -56,8 +56,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """From now on a signal waits for the end of the step."""
-        for stopping in trainer.early_stopping_callbacks:  # a run that was killed when it had just ended
-            trainer.should_stop |= stopping.wait_count >= stopping.patience  # type: ignore[attr-defined]
+        for stopping in trainer.early_stopping_callbacks:  # it stays so until `min_epochs` are done
+            trainer.should_stop |= bool(stopping.stopping_reason_message)  # type: ignore[attr-defined]
         self.stop.listen()
         self.stop.is_awaited = True
 

@@ -26,6 +26,7 @@ from cnn_lab.runs.lock import is_alive
 from cnn_lab.runs.trust import OF_TRAINING, check_trusted, read_text, read_yaml
 from cnn_lab.settings.environment import is_helper_process
 from cnn_lab.settings.places import PROJECT
+from cnn_lab.terminal.screen import format_json
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
@@ -42,6 +43,7 @@ RESULT_TYPES: dict[str, Any] = {
     **dict.fromkeys(("test/loss", "test/accuracy"), NUMBER),
     **dict.fromkeys(("overrides", "resumed"), list),
     **dict.fromkeys(("logger", "logger_run"), str),
+    "images": {"train": NUMBER, "val": NUMBER, "test": NUMBER},
     "versions": {"cnn_lab": str},
     "dataset": {"name": str},
     "best": {"val/accuracy": NUMBER},
@@ -109,7 +111,7 @@ class Run:
         self.result["updated"] = time.time()
         if not self.writes:
             return
-        write_file(self.path / "result.json", json.dumps(self.result, indent=2) + "\n")
+        write_file(self.path / "result.json", format_json(self.result) + "\n")
 
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """Add a finished epoch to metrics.csv, what not every run measures behind the rest."""

@@ -18,7 +18,7 @@ from cnn_lab.pictures.events import EventLogger, flatten_settings
 from cnn_lab.runs.record import LAST_CHECKPOINT, Run
 from cnn_lab.settings.config import flatten
 from cnn_lab.terminal.screen import shorten
-from cnn_lab.trainer import check_limits, describe_device
+from cnn_lab.trainer import count_images, describe_device
 
 
 class Recorder(Callback):
@@ -51,9 +51,9 @@ class Recorder(Callback):
         Raises:
             ConfigError: for parts of an epoch that its batches do not have.
         """
-        check_limits(trainer)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.run.update(
+            images=count_images(trainer),
             dataset={"name": data.name, "sizes": data.sizes},
             parameters=sum(parameter.numel() for parameter in pl_module.net.parameters()),
             device=describe_device(trainer),
@@ -79,7 +79,9 @@ class Recorder(Callback):
         self.run.keep_epochs(checkpoint["finished_epochs"])
         for row in self.run.rows:
             self._note_best(row)
-        self._random_state = checkpoint["random_state"]
+        states = checkpoint["random_state"]
+        states = [states] if isinstance(states, dict) else states  # of the first process, in older ones
+        self._random_state = states[trainer.global_rank if len(states) == trainer.world_size else 0]
         self._epoch_start = time.perf_counter() - checkpoint["epoch_seconds"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
@@ -105,8 +107,14 @@ class Recorder(Callback):
         is_logged = (batch_idx + 1) % trainer.log_every_n_steps == 0
         if (is_logged or pl_module.device.type == "cpu") and not pl_module.train_metrics.loss_sum.isfinite():
             raise CnnLabError(self.describe_divergence(trainer, f"the loss is {outputs['loss'].item()}"))
-        if is_logged:
-            self.events.experiment.add_scalar("train/loss_step", outputs["loss"], trainer.global_step)
+        if is_logged:  # Lightning has divided the loss by the batches of a step
+            loss = outputs["loss"] * trainer.accumulate_grad_batches
+            self.events.experiment.add_scalar("train/loss_step", loss, trainer.global_step)
+        is_last_batch = batch_idx + 1 == trainer.num_training_batches
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.global_step == trainer.max_steps or (is_last_batch and is_last_epoch):
+            trainer.val_check_batch = batch_idx + 1  # Lightning validates where an epoch is due, at its end
+            trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Keep what was measured for the epoch's row."""
@@ -167,7 +175,7 @@ class Recorder(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one that can be used without the run's directory."""
         checkpoint["config"] = self.config
-        checkpoint["random_state"] = _get_random_state()
+        checkpoint["random_state"] = _gather(trainer, _get_random_state())
         checkpoint["finished_epochs"] = trainer.fit_loop.epoch_progress.current.processed
         checkpoint["epoch_seconds"] = time.perf_counter() - self._epoch_start
 
@@ -197,6 +205,14 @@ class Recorder(Callback):
             "seconds_per_epoch": statistics.median(row["seconds"] for row in self.run.rows),
             "samples_per_second": round(self._images_seen / max(self._seconds_seen, 1e-9)),
         }
+
+
+def _gather(trainer: Trainer, item: Any) -> list[Any]:
+    """What each process gives."""
+    found = [item] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(found, item)
+    return found
 
 
 def _get_random_state() -> dict[str, Tensor]:

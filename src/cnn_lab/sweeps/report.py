@@ -34,7 +34,7 @@ from cnn_lab.sweeps.results import (
     show,
 )
 from cnn_lab.sweeps.verdict import Verdict
-from cnn_lab.terminal.screen import Screen, shorten, type_command
+from cnn_lab.terminal.screen import NAMES, Screen, shorten, type_command
 
 COLUMNS = ("runs", "val accuracy", "against the best, {}", "test accuracy", "parameters", "seconds", "status")
 VERDICT = ("verdict", "behind", "behind/low", "behind/high")
@@ -176,8 +176,17 @@ def _describe_best(settings: Sequence[Setting]) -> list[str]:
 
 
 def _name_data(records: Sequence[Record]) -> str:
+    """The data sets, and on how many images they were measured, which a limit may differ in."""
     names = {record.result["dataset"]["name"] for record in records if "dataset" in record.result}
-    return f"Data: {', '.join(sorted(names)) or 'never loaded'}."
+    measured = [record.result["images"] for record in records if "images" in record.result]
+    counts = {split: sorted({images[split] for images in measured}) for split in ("val", "test")}
+    parts = [
+        f"{' or '.join(f'{count:,}' for count in found)} {NAMES[split]}"
+        for split, found in counts.items()
+        if any(found)
+    ]
+    on = f", measured on {' and '.join(parts)} images" if parts else ""
+    return f"Data: {', '.join(sorted(names)) or 'never loaded'}{on}."
 
 
 def _list_unfinished(records: Sequence[Record]) -> list[str]:

@@ -1,6 +1,5 @@
 """What the scripts share: every failure becomes one message on standard error and an exit code."""
 
-import json
 import os
 import sys
 import traceback
@@ -60,8 +59,10 @@ def run_command(main: Callable[[], None]) -> None:
 
 def show_json(value: Any) -> None:
     """Print all numbers of a result as JSON, and nothing else."""
+    from cnn_lab.terminal.screen import format_json
+
     hush()
-    sys.stdout.write(f"{json.dumps(value, indent=2)}\n")
+    sys.stdout.write(f"{format_json(value)}\n")
 
 
 def fail(error: CnnLabError) -> NoReturn:

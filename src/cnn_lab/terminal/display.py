@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.terminal.screen import (
@@ -41,7 +42,11 @@ class Display(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Say what is trained, on what and where, with the layer table."""
         result = self.run.result
-        sizes = ", ".join(f"{size:,} {name}" for name, size in result["dataset"]["sizes"].items() if size)
+        sizes = ", ".join(
+            f"{size:,} {name}{_name_part(name, result['images'][name], size)}"
+            for name, size in result["dataset"]["sizes"].items()
+            if size
+        )
         title = [
             f"{type(pl_module.net).__name__}, {result['parameters']:,} parameters",
             f"{result['dataset']['name']}: {sizes}",
@@ -57,7 +62,7 @@ class Display(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: ImageClassifier) -> None:  # type: ignore[override]
         """Head the lines to come."""
-        self._splits = ["train", *([pl_module.watched] if sum(trainer.num_val_batches) else [])]
+        self._splits = ["train", *([pl_module.watched] if self.run.result["images"]["val"] else [])]
         self.screen.show(format_head(self._splits, self.metrics), style="bold")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -94,15 +99,16 @@ class Display(Callback):
         self._stop()
         row = self.run.rows[-1]
         self.screen.show(format_epoch(row, self._splits, _last_epoch(trainer), self.metrics))
-        if row.get(f"{pl_module.watched}/loss") is not None:
-            self._point_out_one_answer(pl_module)
+        if pl_module.answers is not None:
+            self._point_out_one_answer(pl_module.answers, NAMES[pl_module.watched])
 
-    def _point_out_one_answer(self, classifier: ImageClassifier) -> None:
-        guesses = classifier.confusion.compute().sum(dim=0)
-        if int((guesses > 0).sum()) == 1:
-            text = f"The network calls all {int(guesses.sum()):,} {NAMES[classifier.watched]} images "
-            text += f"{int(guesses.argmax())}: it learns nothing. Try a smaller optimizer.lr"
-            self.screen.show(text, style="bold yellow")
+    def _point_out_one_answer(self, answers: Tensor, split: str) -> None:
+        labels, predictions = answers.sum(dim=1), answers.sum(dim=0)
+        if predictions.count_nonzero() == 1 and labels.count_nonzero() > 1:
+            predicted, images = int(predictions.argmax()), int(labels.sum())
+            text = f"The network predicts class {predicted} for all {images:,} {split} images"
+            advice = "it is not learning. Try a smaller optimizer.lr"
+            self.screen.show(f"{text}; {advice}", style="bold yellow")
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Say why a run has ended before its last epoch."""
@@ -130,6 +136,12 @@ class Display(Callback):
         if self.progress:
             self.progress.stop()
             self.progress = None
+
+
+def _name_part(split: str, used: int, size: int) -> str:
+    if used >= size:
+        return ""
+    return f" ({used:,} per epoch)" if split == "train" else f" ({used:,} measured)"
 
 
 def _last_epoch(trainer: Trainer) -> str:

@@ -4,7 +4,9 @@ Nothing here imports torch.
 """
 
 import io
+import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -71,6 +73,19 @@ class Screen:
         log.info("%s", text)
 
 
+def format_json(value: Any) -> str:
+    """Plain data as JSON, which has no NaN and no infinity: they become null."""
+    return json.dumps(_make_finite(value), indent=2, allow_nan=False)
+
+
+def _make_finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _make_finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_make_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def format_layers(layers: Iterable[Layer]) -> Table:
     """The layer table, with its sums."""
     layers = list(layers)
@@ -129,7 +144,9 @@ def format_result(result: Mapping[str, Any]) -> Table:
             table.add_row(f"{NAMES[split]} accuracy", f"{value:.2%}{loss}{chosen}")
         elif quantity and name != "test/loss":
             table.add_row(f"{NAMES[split]} {quantity}", f"{value:#.4g}{chosen}")
-    table.add_row("data", result["dataset"]["name"])
+    measured, available = result["images"]["test"], result["dataset"]["sizes"]["test"]
+    part = f", {measured:,} of {available:,} test images" if measured < available else ""
+    table.add_row("data", f"{result['dataset']['name']}{part}")
     if result.get("epochs"):
         speed = (
             f"{result['seconds_per_epoch']:.1f} s an epoch, {result['samples_per_second']:,} images a second"

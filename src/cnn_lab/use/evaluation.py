@@ -15,9 +15,10 @@ def evaluate(path: Path, split: str = "test", trust: bool = False) -> dict[str, 
     """Measure a checkpoint's network on the "test" or "val" images of its run; `trust` as in `load_trained`.
 
     Returns:
-        `loss`, `accuracy` and one's own `metrics`, as training measured them; `images`, `dataset`, `split`,
-        `epoch`; the names of the `classes`; `class_accuracy`, one a class, None for a class without images;
-        `confusion`, a row for each true class with its counts by guess.
+        `loss`, `accuracy` and your own `metrics`, as training measured them; `images`, how many were measured
+        of how many `available`; `dataset`, `split`, `epoch`; the names of the `classes`; `class_accuracy`,
+        one per class, None for a class without images; `confusion`, a row for each true class with its counts
+        by prediction.
 
     Raises:
         ConfigError: when the file is no checkpoint of this project, names targets that it may not, or the run
@@ -32,6 +33,8 @@ def evaluate(path: Path, split: str = "test", trust: bool = False) -> dict[str, 
     if not data.sizes[split]:
         raise ConfigError(f"there are no {split} images: this run was trained with data.val_size=0")
     settings = {**trained.config["trainer"], **ONE_PROCESS}
+    limit = f"limit_{split}_batches"
+    settings[limit] = settings.get(limit) or None  # with 0 training measured none; here, all are
     if settings.get("accelerator") != "cpu":
         settings["accelerator"] = "auto"  # the run's device, or what there is here
     # In its root directory Lightning looks for checkpoints of its own; in a file there are none.
@@ -39,12 +42,13 @@ def evaluate(path: Path, split: str = "test", trust: bool = False) -> dict[str, 
     measure = trainer.test if split == "test" else trainer.validate
     measure(classifier, datamodule=data, verbose=False)
     measured = classifier.eval_metrics.read(split)
-    confusion = classifier.confusion.compute()
+    confusion: Any = classifier.answers
     right, totals = confusion.diag().tolist(), confusion.sum(dim=1).tolist()
     return {
         "split": split,
         "dataset": data.name,
         "images": sum(totals),
+        "available": data.sizes[split],
         "epoch": trained.epoch,
         "loss": measured[f"{split}/loss"],
         "accuracy": measured[f"{split}/accuracy"],
