@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cnn_lab.assembly import assemble
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.record import read_rows
 from cnn_lab.runs.resume import plan_resume
@@ -197,3 +199,22 @@ def test_a_run_that_was_moved_logs_where_it_is_now_and_may_change_its_logger(
     assert client.get_run(found).data.params["data.val_size"] == "200"
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
     assert (run / "csv/version_0/metrics.csv").is_file()
+
+
+def test_class_weights_of_a_loss_become_a_tensor_that_moves_and_is_stored(tmp_path: Path) -> None:
+    weights = [1.0] * 9 + [3]
+    settings = check_config(compose_config(*SMALL, f"+loss.weight={json.dumps(weights)}"))
+    _, classifier = assemble(settings)
+    assert classifier.loss.weight.tolist() == weights
+    assert "loss.weight" in classifier.state_dict()
+    logits, labels = torch.randn(8, 10), torch.arange(2, 10)
+    plain = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    expected = (plain * torch.tensor(weights)[labels]).sum() / torch.tensor(weights)[labels].sum()
+    assert classifier.loss(logits, labels) == pytest.approx(expected)
+    assert classifier.to("meta").loss.weight.is_meta
+    for value in ("[1,2]", "[1,1,1,1,1,1,1,1,1,x]", "3"):
+        wrong = check_config(compose_config(*SMALL, f"+loss.weight={value}"))
+        with pytest.raises(
+            ConfigError, match=r"^loss\.weight=.* must be a list of 10 numbers, one per class$"
+        ):
+            assemble(wrong)

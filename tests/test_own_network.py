@@ -207,3 +207,17 @@ def takes_all(**settings: Any) -> nn.Module:
 def test_a_constructor_gets_what_it_takes() -> None:
     assert make_network({"_target_": f"{__name__}.takes_nothing"}, **IMAGES).in_features == 1
     assert make_network({"_target_": f"{__name__}.takes_all"}, **IMAGES).in_features == 784
+
+
+def hands_on(**settings: Any) -> nn.Module:
+    return takes_classes(**settings)
+
+
+def takes_classes(num_classes: int, width: int = 784) -> nn.Module:
+    return nn.Linear(width, num_classes)
+
+
+def test_a_constructor_that_hands_its_settings_on_gets_what_that_takes() -> None:
+    assert make_network({"_target_": f"{__name__}.hands_on"}, **IMAGES).out_features == 10
+    with pytest.raises(ConfigError, match="unexpected keyword argument 'wdith'"):
+        make_network({"_target_": f"{__name__}.hands_on", "wdith": 3}, **IMAGES)

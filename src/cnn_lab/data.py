@@ -67,7 +67,7 @@ class ImageDataModule(LightningDataModule):
         source: Callable[..., Any],
         name: str | None,
         input_shape: Sequence[int] | None,
-        class_names: Sequence[str] | None,
+        class_names: Sequence[str | int] | None,
         mean: float | Sequence[float] | None,
         std: float | Sequence[float] | None,
         root: str | None = None,
@@ -90,7 +90,7 @@ class ImageDataModule(LightningDataModule):
         self.source = source
         self.name = name
         self.input_shape = tuple(input_shape)
-        self.class_names = list(class_names)
+        self.class_names = [str(name) for name in class_names]
         self.classes = [str(name) for name in classes or class_names]
         self.mean = mean
         self.std = std

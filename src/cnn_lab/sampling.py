@@ -14,15 +14,17 @@ SHARE_OF_GPU = 0.25  # of its free memory, which images may take
 def stratified_split(labels: np.ndarray, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of all but `size` items, and of `size` items in which every class has its share (to one item).
 
+    A class gives its last item away only where no other class has one to give.
+
     The same for the same labels, size and seed, on every machine.
     """
     generator = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
     shares = counts * size / len(labels)
     quotas = np.floor(shares).astype(int)
-    is_last = quotas + 1 >= counts  # which only goes where no other class has one to give
-    largest_remainders = np.lexsort((quotas - shares, is_last))
-    quotas[largest_remainders[: size - quotas.sum()]] += 1
+    while quotas.sum() < size:
+        scarcity = np.maximum(0, 2 - (counts - quotas))
+        quotas[np.argmax(shares - quotas - len(labels) * scarcity)] += 1
     chosen = np.zeros(len(labels), dtype=bool)
     for value, quota in zip(classes, quotas, strict=True):
         members = np.flatnonzero(labels == value)

@@ -10,10 +10,11 @@ from PIL import Image, ImageCms
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.explain.explain import read_own_image
 from cnn_lab.pictures.digits import read_picture
+from cnn_lab.runs.trained import Trained
 from cnn_lab.settings.config import check_config
 from cnn_lab.sources import folder
 from cnn_lab.sources.folder import read_folder
-from cnn_lab.use.prediction import read_pictures
+from cnn_lab.use.prediction import learn_likeness, read_pictures
 from conftest import compose_config
 
 RAMP = np.linspace(0, 1, 40 * 60).reshape(40, 60)  # from black to white
@@ -138,7 +139,10 @@ def test_a_dark_picture_among_others_of_16_bits_is_read_as_in_training(tmp_path:
     dark = scale(9_000, "uint16")
     dark.save(root / "train" / "b" / "picture.png")
     data = check_config(compose_config("data=folder", f"data.root={root}"))["data"]
-    assert data["max_value"] == 65_535
+    assert repr(data["max_value"]) == "65535.0"
+    folder._read_once.cache_clear()
+    again = check_config(compose_config("data=folder", f"data.root={root}"))["data"]
+    assert repr(again["max_value"]) == "65535.0"  # from the cache, which must not make another run of it
     trained = pretend_trained((1, 40, 60), data["max_value"])
     (digit,) = read_pictures([str(root / "train" / "b")], trained)
     assert np.array_equal(digit.pixels, np.asarray(dark) >> 8)
@@ -162,3 +166,21 @@ def test_other_formats_are_named_instead_of_left_out(ending: str, content: bytes
     assert problem in refuse(root)
     with pytest.raises(ConfigError, match=problem):
         read_picture(path, pretend_trained((1, 8, 8), None).data, None)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_a_network_of_other_images_than_pictures_says_so(channels: int) -> None:
+    trained = Trained(Path(), {}, pretend_trained((channels, 8, 8), None).data, None, 1)
+    with pytest.raises(ConfigError, match=rf"^predict reads .* and the images of own have {channels}; "):
+        read_pictures(["nothing.png"], trained)
+
+
+def test_strokes_are_found_without_the_images_that_the_network_was_trained_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read_moved(**_: object) -> None:
+        raise ConfigError("data.root=x does not exist")
+
+    trained = SimpleNamespace(data=SimpleNamespace(ink=True), load_data=read_moved)
+    assert learn_likeness(trained) is None
+    assert capsys.readouterr().err == "What has no digit may not be noticed: data.root=x does not exist\n"

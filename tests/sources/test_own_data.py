@@ -10,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from cnn_lab.assembly import make
+from cnn_lab.data import ImageDataModule
 from cnn_lab.datasets import read_source
 from cnn_lab.errors import CnnLabError, ConfigError, DataError
+from cnn_lab.sampling import stratified_split
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.sources import folder
 from cnn_lab.sources.arrays import read_arrays
@@ -350,3 +353,113 @@ def test_every_script_works_with_pictures_in_folders(tmp_path: Path) -> None:
     assert re.search("class 10 +100.00%", measured.stdout)
     exported = run_script("export.py", str(runs[0]), "--format", "torch")
     assert "Checked on 15 test images of Colours" in exported.stdout
+
+
+@pytest.mark.parametrize("names", [("Train", "Valid", "Test"), ("training", "validation", "testing")])
+def test_parts_are_known_by_other_names_and_what_file_managers_leave_is_not_read(
+    names: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
+    for name, count in zip(names, (4, 2, 1), strict=True):
+        part = write_pictures(root / name, count)
+        for junk in ("__MACOSX", ".ipynb_checkpoints"):
+            write_pictures(part, 1, [junk])
+        draw(0).save(part / CLASSES[0] / "._0.png")
+        for junk in (".DS_Store", "Thumbs.db"):
+            (part / junk).write_bytes(b"no picture")
+            (part / CLASSES[0] / junk).write_bytes(b"no picture")
+    write_pictures(root / "__MACOSX", 1)
+    found = read_folder(root)
+    sizes = {part: len(found[part].labels) for part in ("train", "val", "test")}
+    assert (found["class_names"], sizes) == (CLASSES[:3], {"train": 12, "val": 6, "test": 3})
+    assert capsys.readouterr().err == ""
+    folder._read_once.cache_clear()
+    write_pictures(root / "unlabelled", 1)
+    assert len(read_folder(root)["train"].labels) == 12
+    assert "these folders are not read: unlabelled" in " ".join(capsys.readouterr().err.split())
+    write_pictures(root / "train_", 1).rename(root / "TRAIN")
+    assert refuse("folder", root).endswith("both hold train images. Put them into one folder, train/")
+    for name in ("TRAIN", names[0]):
+        shutil.rmtree(root / name)
+    assert refuse("folder", root).endswith(" but no train/: put the training images there")
+
+
+def test_a_class_keeps_a_training_image_or_is_named(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "root", 4, ["a", "b"])
+    singles = [f"single {number}" for number in range(8)]
+    for single in singles:
+        write_pictures(root, 1, [single])
+    splits = read_folder(root)
+    assert splits["train"].labels.unique().tolist() == list(range(10))
+    assert len(splits["test"].labels) == 3  # as many as were asked for, none of them of the singles
+    labels = np.array([0] * 4 + [1] * 4 + [*range(2, 10)])
+    rest, _ = stratified_split(labels, 6, 0)
+    assert len({*labels[rest]}) == 10
+    data = {"x_train": BYTES, "y_train": np.minimum(np.arange(30), 2), "x_test": BYTES, "y_test": LABELS}
+    settings = check_config(
+        compose_config("data=arrays", f"data.root={write_arrays(tmp_path / 'own.npz', **data)}")
+    )
+    for changes, setting in (({"fold": 0, "folds": 2}, "fold=0"), ({"train_size": 2}, "train_size=2")):
+        module = make("data", {**settings["data"], **changes}, ImageDataModule)
+        with pytest.raises(
+            ConfigError, match=rf"data\.{setting}.* leaves no training image of the class \d, which has 1\."
+        ):
+            module.setup()
+    (root / "single 3" / "0.png").write_bytes(b"no picture")
+    folder._read_once.cache_clear()
+    with pytest.raises(
+        ConfigError, match="the class single 3 has 1 pictures, and none of them is left to train on"
+    ):
+        read_folder(root, skip_broken=True)
+
+
+OWN = """\
+import numpy as np
+
+def read(width, name="mine", std=1, classes=2, split_seed=9):
+    assert (width, name, std, classes, split_seed) == EXPECTED
+    images = np.arange(30 * 36, dtype=np.uint8).reshape(30, 6, 6)
+    labels = np.arange(30) % 2
+    return {"train": (images, labels), "test": (images, labels), "class_names": np.array([3, 8])}
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected", "message"),
+    [
+        (["data.width=5"], (5, "mine", 1, 2, 0), ""),
+        (["data.source.width=5", "data.source.std=7", "data.source.name=a"], (5, "a", 7, 2, 0), ""),
+        (["data.width=5", "data.source.split_seed=3"], (5, "mine", 1, 2, 3), ""),
+        ([], (), "data.source.width is missing: "),
+        (["data.width=5", "data.std=0.3"], (), "data.std is a setting of the images, and "),
+        (["data.width=5", "data.classes=[3,8]"], (), "data.classes is a setting of the images, and "),
+    ],
+)  # fmt: skip
+def test_the_arguments_of_a_source_are_its_own(
+    typed: list[str], expected: tuple, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"own_{abs(hash(str(typed)))}"
+    (tmp_path / f"{name}.py").write_text(OWN.replace("EXPECTED", repr(expected)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = compose_config("data=own", f"data.source._target_={name}.read", "model.num_outputs=2", *typed)
+    if message:
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+            check_config(config)
+    else:
+        assert check_config(config)["data"]["class_names"] == ["3", "8"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("[a,b,a]", "data.class_names names the class a 2 times: rename all but one"),
+        (r"[a,b,'\${seed}']", "data.class_names: no class can have the name '${seed}': rename it"),
+        ("[0,1,two]", ""),
+    ],
+)
+def test_names_of_classes_are_texts_that_differ(typed: str, message: str, tmp_path: Path) -> None:
+    path = write_arrays(tmp_path / "own.npz")
+    if message:
+        assert refuse("arrays", path, f"data.class_names={typed}") == message
+    else:
+        assert check("arrays", path, f"data.class_names={typed}")["class_names"] == ["0", "1", "two"]

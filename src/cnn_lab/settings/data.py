@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_lab.errors import ConfigError, check_names, printable, suggest
-from cnn_lab.settings.signatures import read_signature
+from cnn_lab.settings.signatures import Parameter, read_signature
 
 IMAGES = "cnn_lab.data.ImageDataModule"
 FACTS = ("input_shape", "class_names", "mean", "std")  # which may be null, and are then found
@@ -80,16 +80,21 @@ def _check_source(data: Mapping[str, Any], own: Path, is_typed: bool) -> None:
         raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
     if root is None and parameters and "root" in parameters and parameters["root"].required:
         raise ConfigError(f"data.root is missing: {source['_target_']} needs the place of the images")
-    module = read_signature(IMAGES) or {}
-    for name in parameters or () if is_typed else ():
-        is_taken = name in module and name not in (*SHARED, "root") and name not in source
-        if is_taken and data.get(name) is not None:
-            raise ConfigError(
-                f"data.{name} is not passed to {source['_target_']}, which has an argument {name}, too: set "
-                f"that as data.source.{name}=..., or rename it"
-            )
+    if is_typed:
+        _check_arguments(data, parameters or {})
     if is_typed and root and root != str(own) and not Path(root).expanduser().exists():
         raise ConfigError(f"data.root={root} does not exist: give the place of the images")
+
+
+def _check_arguments(data: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> None:
+    """The source's arguments are its own: a setting of the data module of the same name does not reach it."""
+    module, source = read_signature(IMAGES) or {}, data["source"]
+    for name in (name for name in parameters if name not in {*source, *SHARED, "root"}):
+        target = f"{source['_target_']} has an argument of this name: set that as data.source.{name}=..."
+        if name in module and data.get(name) is not None:
+            raise ConfigError(f"data.{name} is a setting of the images, and {target}, or rename it")
+        if parameters[name].required and (name in module or name not in data):
+            raise ConfigError(f"data.source.{name} is missing: {source['_target_']} needs it")
 
 
 def _check_classes(data: Mapping[str, Any]) -> None:

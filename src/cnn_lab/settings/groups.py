@@ -68,7 +68,8 @@ def check_group(group: str, node: Mapping[str, Any], target: str, settings: Iter
         if key in RANGES:
             check_range(key, value, RANGES[key])
     for name, parameter in (parameters or {}).items():
-        if parameter.required and name not in node:
+        is_checked_with_data = group == "data.source"  # which passes some of its own settings on
+        if parameter.required and name not in node and not is_checked_with_data:
             raise ConfigError(f"{join(group, name)} is missing" + (f": {target} needs it" if group else ""))
 
 

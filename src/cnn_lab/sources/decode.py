@@ -152,7 +152,7 @@ def check_depths(depths: Iterable[Depth], max_value: float | None) -> float | No
     white = max_value or max(whites)
     least = white / 256 if max_value else white / 2
     if whites == {white} and low >= 0 and (least <= high <= white or high == 0):
-        return white
+        return float(white)
     step = next((step for step in STEPS if high <= step), high)
     step = math.ceil(step) if math.isfinite(step) else 1
     ranges = " or ".join(f"{value:,.10g}" for value in sorted(whites))

@@ -14,7 +14,7 @@ from cnn_lab.errors import UNPRINTABLE, ConfigError, DataError, printable, sugge
 from cnn_lab.sampling import stratified_split
 from cnn_lab.sources.decode import list_suffixes
 from cnn_lab.sources.download import find_place
-from cnn_lab.sources.pictures import Picture, read_pictures, show_note
+from cnn_lab.sources.pictures import Picture, Wanted, read_pictures, show_note
 
 PARTS = {
     "train": ("train", "training"),
@@ -56,18 +56,12 @@ def read_folder(
         DataError: for a picture that cannot be read.
     """
     shape = (size, size) if isinstance(size, int) else size and tuple(size)
-    return _read_once(root, shape, channels, test_share, skip_broken, split_seed, max_value)
+    return _read_once(root, Wanted(shape, channels, max_value), test_share, skip_broken, split_seed)
 
 
 @functools.lru_cache(maxsize=1)  # for all runs of a sweep
 def _read_once(
-    root: str | Path,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    test_share: float,
-    skip_broken: bool,
-    split_seed: int,
-    max_value: float | None,
+    root: str | Path, wanted: Wanted, test_share: float, skip_broken: bool, split_seed: int
 ) -> dict[str, Any]:
     home, left_out = find_place(root), []
     if not home.is_dir():
@@ -86,7 +80,7 @@ def _read_once(
     mixed = np.random.default_rng(0).permutation(len(listed))
     listed = sorted((listed[index] for index in mixed), key=lambda item: item[0])
     pictures = [picture for *_, picture in listed]
-    images, problems, max_value = read_pictures(home, pictures, size, channels, max_value)
+    images, problems, max_value = read_pictures(home, pictures, wanted)
     if count := np.count_nonzero(problems):
         path, problem = min((listed[index][2].path, problems[index]) for index in np.flatnonzero(problems))
         if not skip_broken:

@@ -38,6 +38,20 @@ class Picture(NamedTuple):
     changed: int
 
 
+class Wanted(NamedTuple):
+    """What all pictures become.
+
+    Attributes:
+        size: height and width; None for that of all pictures.
+        channels: 1 or 3; None for 3 where there is a picture in colour.
+        max_value: what is white in pictures of more than 8 bits; None for the most that such bits can say.
+    """
+
+    size: tuple[int, int] | None
+    channels: int | None
+    max_value: float | None
+
+
 class Decoded(NamedTuple):
     """All pictures of a folder.
 
@@ -52,25 +66,14 @@ class Decoded(NamedTuple):
     max_value: float | None
 
 
-def read_pictures(
-    home: Path,
-    pictures: Sequence[Picture],
-    size: tuple[int, int] | None,
-    channels: int | None,
-    max_value: float | None,
-) -> Decoded:
+def read_pictures(home: Path, pictures: Sequence[Picture], wanted: Wanted) -> Decoded:
     """The pictures' pixels, from the user's cache if no picture has changed since they went there.
-
-    Args:
-        size: height and width; None for that of all pictures.
-        channels: 1 or 3; None for 3 where there is a picture in colour.
-        max_value: what is white in pictures of more than 8 bits; None for the most that such bits can say.
 
     Raises:
         ConfigError: for pictures of different sizes without `size`, for more than fit into memory, and for
             values of more than 8 bits that do not fit `max_value`.
     """
-    settings = hashlib.sha256(json.dumps([os.path.realpath(home), size, channels]).encode()).hexdigest()
+    settings = hashlib.sha256(json.dumps([os.path.realpath(home), *wanted[:2]]).encode()).hexdigest()
     name = f"{home.absolute().name[:40]}-{settings[:16]}.npz"
     cache = find_cache() / name
     state = hashlib.sha256(json.dumps(pictures).encode()).hexdigest()
@@ -78,10 +81,10 @@ def read_pictures(
     with contextlib.suppress(*unreadable), cache.open("rb") as file, np.load(file) as kept:
         if str(kept["state"]) == state:
             found = float(kept["max_value"]) or None
-            if max_value in (None, found):
+            if wanted.max_value in (None, found):
                 return Decoded(kept["images"], kept["problems"], found)
     paths = [f"{home}/{picture.path}" for picture in pictures]
-    decoded = _decode(home, paths, size, channels, max_value)
+    decoded = _decode(f"data.root={printable(str(home))}", paths, wanted)
     try:
         make_folder(cache.parent)
         with replacing(cache) as aside, aside.open("wb") as file:
@@ -97,14 +100,8 @@ def show_note(text: str) -> None:
     log.info("%s", text)
 
 
-def _decode(
-    home: Path,
-    paths: Sequence[str],
-    size: tuple[int, int] | None,
-    channels: int | None,
-    max_value: float | None,
-) -> Decoded:
-    where = f"data.root={printable(str(home))}"
+def _decode(where: str, paths: Sequence[str], wanted: Wanted) -> Decoded:
+    size, channels, max_value = wanted
     with ignore_odd_metadata():
         if size is None or channels is None:
             found = [facts for facts in _map(look, paths, "looking at pictures") if facts]
