@@ -1,16 +1,18 @@
 """Time this project against the article's own loop and against a bare loop, and its start-up.
 
-    python benchmarks/speed.py [epochs] [networks] [starts] [--accelerator gpu] [--rounds 3] [--output FILE]
+    python benchmarks/speed.py [epochs] [networks] [starts] [pairs] [--accelerator gpu] [--rounds 3] [--output FILE]
 
 Every round runs one epoch of each contender in turn, 60,000 training and 10,000 test images, each in a
 process of its own; of the larger networks 3,000 and 1,000 made-up images of 3 x 32 x 32. The tables have medians
-over the rounds: of the seconds, and of the ratios within a round.
+over the rounds: of the seconds, and of the ratios within a round. `pairs` trains alone and two at once, on a
+machine that does nothing else, for several numbers of turns that OpenMP's threads spin before they sleep.
 """
 
 import argparse
 import contextlib
 import functools
 import io
+import os
 import statistics
 import struct
 import subprocess
@@ -30,8 +32,10 @@ from torchvision import datasets, transforms
 
 from cnn_lab.assembly import assemble
 from cnn_lab.datasets import Split
+from cnn_lab.runs.record import read_rows
 from cnn_lab.sampling import BatchIndices
 from cnn_lab.settings.config import PROJECT, check_config
+from cnn_lab.settings.environment import SPIN_COUNT
 from cnn_lab.sources.idx import read_mnist
 from cnn_lab.terminal.logs import hold_logs
 from cnn_lab.trainer import choose_hardware, tune_cpu
@@ -268,7 +272,61 @@ def measure_starts(accelerator: str, rounds: int) -> list[str]:
     return lines
 
 
-PARTS = {"epochs": compare_epochs, "networks": compare_networks, "starts": measure_starts}
+SPIN_COUNTS = ("0", "300", SPIN_COUNT, "3000", "10000", "300000")  # the last is libgomp's own
+
+
+def measure_pairs(accelerator: str, rounds: int) -> list[str]:
+    """The table of runs alone and two at once, as lines of Markdown."""
+    alone: dict[str, list[float]] = {count: [] for count in SPIN_COUNTS}
+    paired: dict[str, list[float]] = {count: [] for count in SPIN_COUNTS}
+    for number in range(rounds):
+        for count in SPIN_COUNTS:
+            alone[count] += train_at_once(1, accelerator, count)
+            paired[count].append(statistics.mean(train_at_once(2, accelerator, count)))
+            print(
+                f"round {number + 1}: {count}: {alone[count][-1]:.2f} s, {paired[count][-1]:.2f} s",
+                file=sys.stderr,
+            )
+    lines = [
+        "| GOMP_SPINCOUNT | alone, s | to libgomp's own | each of two, s | to one alone |",
+        "|---|---|---|---|---|",
+    ]
+    own = alone[SPIN_COUNTS[-1]]
+    for count in SPIN_COUNTS:
+        slower = statistics.median(a / b for a, b in zip(alone[count], own, strict=True))
+        ratio = statistics.median(a / b for a, b in zip(paired[count], alone[count], strict=True))
+        one, two = statistics.median(alone[count]), statistics.median(paired[count])
+        lines.append(f"| {count} | {one:.2f} | {slower:.2f} | {two:.2f} | {ratio:.2f} |")
+    return lines
+
+
+def train_at_once(runs: int, accelerator: str, spin_count: str) -> list[float]:
+    """Seconds of 400 steps of the default run, in each of so many processes that start together."""
+    script = str(PROJECT / "scripts" / "train.py")
+    environment = {**os.environ, "GOMP_SPINCOUNT": spin_count}
+    with tempfile.TemporaryDirectory() as root:
+        folders = [Path(root, str(number)) for number in range(runs)]
+        typed = [f"trainer.accelerator={accelerator}", "trainer.max_steps=400", "trainer.limit_val_batches=1"]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, script, *typed, "pictures.enabled=false", f"output_dir={folder}"],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for folder in folders
+        ]
+        for process in processes:
+            process.wait()
+        return [read_rows(next(folder.glob("runs/*")))[0]["seconds"] for folder in folders]
+
+
+PARTS = {
+    "epochs": compare_epochs,
+    "networks": compare_networks,
+    "starts": measure_starts,
+    "pairs": measure_pairs,
+}
 
 
 def main() -> None:
