@@ -156,6 +156,11 @@ def printable(text: str) -> str:
     return "\n".join(UNPRINTABLE.sub("", line) for line in text.split("\n"))
 
 
+def first_line(error: object) -> str:
+    """An error, or its message, as one printable line."""
+    return printable(str(error)).strip().partition("\n")[0] or type(error).__name__
+
+
 def list_own_lines(error: BaseException) -> str:
     """A line for each call on the way to `error` that is in no library and not in this package."""
     libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]

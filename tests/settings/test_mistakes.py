@@ -37,6 +37,14 @@ MISTAKES = {
     "hydra.run.dir=foo": "hydra.run.dir=foo cannot be set: of Hydra's own settings there are hydra.launcher, ",
     "hydra.output_subdir=../../x": "hydra.output_subdir=../../x cannot be set: ",
     "seed=one": "seed=one must be an integer",
+    **{
+        typed: f"{typed} has no value: type one after the =. If it comes from a shell variable, that variable is not set"
+        for typed in ("resume=", "label=", "data.root=", "output_dir=", "model=", "+trainer.profiler=")
+    },
+    **{
+        typed: f"{typed.partition('=')[0]} is for a sweep: type -m and what was typed for it, too"
+        for typed in ("sweep.repeat=latest", "hydra/launcher=joblib", "hydra.sweeper.n_trials=3")
+    },
     "model.dropout=high": "model.dropout=high must be a number",
     "model.channels=16": "model.channels=16 must be a list of integers",
     "model.channels=16,32": (
@@ -165,7 +173,7 @@ HINTS = {
     "scheduler=CosineAnnealingLR": "cosine",
     "scheduler=ReduceLROnPlateau": "plateau",
     "experiment=articel": "article",
-    "hydra/launcher=jobli": "joblib",
+    "hydra.mode=MULTIRUN hydra/launcher=jobli": "joblib",
     "model.activation=ReLU": "relu",
     "model.pool=MaxPool2d": "max",
     "model.norm=bn": "batch",

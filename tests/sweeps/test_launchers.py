@@ -144,6 +144,22 @@ def test_a_sweep_on_a_gpu_that_is_not_there_is_refused_at_once(target: str) -> N
         check_launcher(launcher, {"trainer": {"accelerator": "gpu"}, "sweep": {"jobs_per_gpu": 1}})
 
 
+def test_a_ray_cluster_that_wants_a_token_is_one_message(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"hydra.launcher.ray.init.address=127.0.0.1:{server.getsockname()[1]}"
+        done = train_command(
+            "-m", "hydra/launcher=ray", address, "seed=0,1", f"output_dir={tmp_path}", HOME=str(tmp_path), RAY_AUTH_MODE="token",
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        (
+            f"Error: {address}: RAY_AUTH_MODE=token is set, and there is no token. Set RAY_AUTH_TOKEN, or write the "
+            "cluster's token to ~/.ray/auth_token\n"
+        ),
+    )
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Two Ray nodes with a CPU each."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -46,10 +47,10 @@ study.set_user_attr("killed", True)
 """
 
 
-def read_study(sweep: Path) -> optuna.Study:
+def read_study(sweep: Path, name: str) -> optuna.Study:
     backend = optuna.storages.journal.JournalFileBackend(str(sweep / "study.log"))
     storage = optuna.storages.JournalStorage(backend)
-    return optuna.load_study(study_name=sweep.name, storage=storage)
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 @pytest.mark.parametrize(
@@ -97,21 +98,28 @@ def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path:
     sweep = only_sweep(tmp_path)
     assert code == -signal.SIGKILL
     before = read_runs(sweep)
+    elsewhere, name = tmp_path / "elsewhere", sweep.name
+    (elsewhere / "sweeps").mkdir(parents=True)
+    sweep = sweep.rename(elsewhere / "sweeps" / "renamed")
+    record = yaml.safe_load((sweep / "sweep.yaml").read_text())
+    assert record.pop("origin") == str(tmp_path / "sweeps" / name)
+    (sweep / "sweep.yaml").write_text(yaml.safe_dump(record))  # as older versions wrote it
     with subprocess.Popen([sys.executable, "-c", WRITER, str(sweep)], stdout=subprocess.PIPE) as writer:
         assert writer.stdout
         assert writer.stdout.readline() == b"writing\n"
         writer.kill()
-    done = train_command(*SEARCH, f"output_dir={tmp_path}", "sweep.resume=latest")
+    done = train_command(*SEARCH, f"output_dir={elsewhere}", "sweep.resume=latest")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.match(rf"6 trials in {sweep}; [2-4] are done already\n", done.stdout)
     runs = read_runs(sweep)
     assert {name: runs[name]["started"] for name in before} == {
         name: run["started"] for name, run in before.items()
     }
-    trials = [trial for trial in read_study(sweep).trials if trial.state != TrialState.FAIL]
+    trials = [trial for trial in read_study(sweep, name).trials if trial.state != TrialState.FAIL]
     assert len(trials) == 6
+    paths = {trial.number: sweep / Path(trial.user_attrs["run"]).name for trial in trials}
     for trial in trials:
-        result = read_result(Path(trial.user_attrs["run"]))
+        result = read_result(paths[trial.number])
         bad = float(trial.params["optimizer.lr"]) < 1e-6
         if bad:
             assert trial.value is None or trial.value < 0.5
@@ -120,13 +128,13 @@ def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path:
         assert len(trial.intermediate_values) == result["epochs"]
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     assert pruned
-    assert all(read_result(Path(trial.user_attrs["run"]))["epochs"] < 4 for trial in pruned)
+    assert all(read_result(paths[trial.number])["epochs"] < 4 for trial in pruned)
     best = max((trial for trial in trials if trial.value is not None), key=lambda trial: trial.value)
     assert best.params["optimizer.lr"] > 1e-5
-    assert f"Best run: {best.user_attrs['run']}\n" in done.stdout
-    assert run_again(done.stdout)["fingerprint"] == read_result(Path(best.user_attrs["run"]))["fingerprint"]
+    assert f"Best run: {paths[best.number]}\n" in done.stdout
+    assert run_again(done.stdout)["fingerprint"] == read_result(paths[best.number])["fingerprint"]
     other = [argument.replace("1e-9", "1e-8") for argument in SEARCH]
-    refused = train_command(*other, f"output_dir={tmp_path}", "sweep.resume=latest")
+    refused = train_command(*other, f"output_dir={elsewhere}", "sweep.resume=latest")
     assert refused.stderr == (
         f"Error: {sweep} was run with optimizer.lr=tag(log,interval(1e-9,1)), now it is tag(log,interval(1e-8,1)): type the same "
         "again, or leave sweep.resume out to start a new sweep\n"
@@ -161,6 +169,55 @@ def test_failed_trials_are_failed_trials_and_a_database_may_hold_them(tmp_path: 
     runs = read_runs(repeated)
     assert {run["status"] for run in runs.values()} == {"completed"}
     assert {name.partition("-")[2].rpartition("_seed")[0] for name in runs} == best
+
+
+def test_a_renamed_search_finds_its_study_in_a_database(tmp_path: Path) -> None:
+    pruner = {"_target_": "optuna.pruners.NopPruner"}
+    settings = OmegaConf.create(
+        {"storage": f"sqlite:///{tmp_path}/study.db", "study_name": None, "pruner": pruner}
+    )
+    for name in ("begun", "renamed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.yaml").write_text(yaml.safe_dump({"origin": str(tmp_path / "begun")}))
+    open_study(settings, tmp_path / "begun").add_trial(optuna.create_trial(value=0.75))
+    assert [trial.value for trial in open_study(settings, tmp_path / "renamed").trials] == [0.75]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("hydra.sweeper.n_jobs=-1", "hydra.sweeper.n_jobs=-1 is out of range: it must be an integer of at least 1"),
+        ("hydra.sweeper.n_jobs=0", "hydra.sweeper.n_jobs=0 is out of range: it must be an integer of at least 1"),
+        ("hydra.sweeper.n_trials=2.5", "hydra.sweeper.n_trials=2.5 is out of range: it must be an integer of at least 1"),
+        (
+            "data.val_size=0",
+            "A search chooses by val/accuracy, which needs validation images, and data.val_size=0 leaves them out",
+        ),
+        (
+            "trainer.limit_val_batches=0",
+            "A search chooses by val/accuracy, which needs validation images, and trainer.limit_val_batches=0 leaves them out",
+        ),
+    ],
+)  # fmt: skip
+def test_a_search_that_could_not_end_or_choose_is_not_started(
+    typed: str, message: str, tmp_path: Path
+) -> None:
+    key = typed.partition("=")[0]
+    others = [item for item in SEARCH if item.partition("=")[0] != key]
+    done = train_command(*others, typed, f"output_dir={tmp_path}")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {message}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_found_nothing_fails_and_says_why_once(tmp_path: Path) -> None:
+    done = train_command(*SEARCH, "trainer.limit_train_batches=1e-4", f"output_dir={tmp_path}")
+    reason = read_runs(only_sweep(tmp_path)).popitem()[1]["error"]
+    assert f"6 of 6 trials failed:\n  {reason} (all 6 trials)\n" in done.stdout
+    assert done.stdout.count(reason) == 1
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: The search has found nothing: none of its 6 trials was completed with a val/accuracy to choose by\n",
+    )
 
 
 def test_importance_comes_with_its_uncertainty() -> None:

@@ -183,6 +183,30 @@ def test_a_run_that_fails_says_why_and_a_sweep_goes_on(tmp_path: Path) -> None:
     assert done.stderr.startswith("Error: 1 of 2 runs failed:\n")
 
 
+def test_what_all_runs_fail_for_is_told_once(tmp_path: Path) -> None:
+    done = train_command(
+        "-m", *TINY, "seed=0,1,2", "trainer.limit_train_batches=1e-4", f"output_dir={tmp_path}"
+    )
+    reason = read_runs(only_sweep(tmp_path))["0-seed-0"]["error"]
+    assert (done.returncode, done.stderr) == (
+        1, f"Error: 3 of 3 runs failed:\n  {reason} (all 3 runs)\n"
+    )  # fmt: skip
+    assert re.findall(r"^ +\d/3  (\S+) +failed +(.*)$", done.stdout, re.MULTILINE) == [
+        ("0-seed-0", f"{reason[:100]}..."), ("1-seed-1", "as 0-seed-0 did"), ("2-seed-2", "as 0-seed-0 did"),
+    ]  # fmt: skip
+
+
+def test_an_experiment_of_several_runs_that_does_not_say_so_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {seed: '0,1'}}}\n"
+    )
+    done = train_command("--config-dir", str(tmp_path), "experiment=mine", f"output_dir={tmp_path / 'out'}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: hydra.sweeper.params has values for several runs: type -m to train")
+    assert not (tmp_path / "out").exists()
+
+
 def test_fail_fast_starts_no_other_run(tmp_path: Path) -> None:
     done = train_command(
         "-m", "optimizer.lr=1e9,0.01", "optimizer=sgd", "trainer.max_epochs=1", *FAST, "sweep.fail_fast=true",

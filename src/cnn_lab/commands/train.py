@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cnn_lab import __version__
-from cnn_lab.errors import CnnLabError
+from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.directory import STAMP, clean_label, make_label, new_run_directory
 from cnn_lab.runs.resume import plan_resume
 from cnn_lab.settings.config import check_config, list_typed
@@ -65,6 +65,11 @@ def run_task(config: DictConfig) -> None:
         run_job(config)
         return
     try:
+        if hydra_config.sweeper.params and "hydra.mode=RUN" not in sys.argv:
+            raise ConfigError(
+                "hydra.sweeper.params has values for several runs: type -m to train them all, or write "
+                "hydra.mode: MULTIRUN into the file that has them"
+            )
         train_once(config, list_typed(hydra_config.overrides.task))
     except CnnLabError as error:
         fail(error)  # here, since Hydra adds a line of its own to what leaves this function

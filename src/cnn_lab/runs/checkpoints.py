@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from cnn_lab import __version__
-from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
+from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, first_line, printable
 from cnn_lab.files import replacing
 from cnn_lab.runs.record import BEST_CHECKPOINT, LAST_CHECKPOINT, read_result
 from cnn_lab.runs.recorder import Recorder
@@ -170,8 +170,3 @@ def describe_version(path: Path) -> str:
     """A remark for a checkpoint whose run is known to be of another version."""
     written = read_result(path.absolute().parent.parent).get("versions", {}).get("cnn_lab", __version__)
     return "" if written == __version__ else f" (of cnn_lab {written[:20]}, and this is {__version__})"
-
-
-def first_line(error: Exception) -> str:
-    """An error's message as one printable line."""
-    return (printable(str(error)).strip() or type(error).__name__).partition("\n")[0]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from cnn_lab.assembly import assemble
 from cnn_lab.classifier import ImageClassifier, make_class_logits
-from cnn_lab.errors import ConfigError, DataError, printable
+from cnn_lab.errors import ConfigError, DataError, first_line, printable
 from cnn_lab.model import CNN
-from cnn_lab.runs.checkpoints import describe_version, first_line, load_checkpoint
+from cnn_lab.runs.checkpoints import describe_version, load_checkpoint
 from cnn_lab.settings.places import DATA
 from cnn_lab.sources.download import DOWNLOADED, refuse_downloads
 from cnn_lab.terminal.logs import claim_lightning_logs

@@ -198,15 +198,15 @@ def _check_monitors(config: Mapping[str, Any]) -> None:
     for key, (metric, is_used) in monitors.items():
         if metric not in options:
             raise ConfigError(f"{key}={metric} is not an option{suggest(metric, options)}")
-        for problem in _list_gaps(config, key) if is_used and metric.startswith("val/") else ():
+        for problem in list_gaps(config, key) if is_used and metric.startswith("val/") else ():
             raise ConfigError(
                 f"{key}={metric} needs validation images after each epoch, which {problem} leaves out; "
                 f"type {key}={metric.replace('val', 'train')}"
             )
 
 
-def _list_gaps(config: Mapping[str, Any], key: str) -> Iterator[str]:
-    """The settings that leave out the validation that `key` needs."""
+def list_gaps(config: Mapping[str, Any], key: str = "") -> Iterator[str]:
+    """The settings that leave out the validation that `key`, or whatever chooses, needs."""
     data, trainer = config["data"], config["trainer"]
     if data.get("val_size") == 0 and data.get("fold") is None:
         yield "data.val_size=0"

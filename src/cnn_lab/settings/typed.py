@@ -46,6 +46,11 @@ def check_typed(arguments: Sequence[str]) -> None:
             )
     _check_sweep(arguments)
     for override in arguments:
+        if override.rstrip().endswith("="):
+            raise ConfigError(
+                f"{override.strip()} has no value: type one after the =. If it comes from a shell variable, "
+                "that variable is not set"
+            )
         found = re.match(r"\s*[+~]*\s*hydra(?:[./](?P<name>[^=@]*))?\s*(?:[=@]|$)", override)
         name = (found["name"] or "").strip() if found else ""
         if found and not re.match(rf"({'|'.join(HYDRA_SETTINGS)})([./]|$)", name):
@@ -70,8 +75,9 @@ def _check_sweep(arguments: Sequence[str]) -> None:
     keys = [item.partition("=")[0] for item in arguments if "=" in item]
     if is_sweep and "resume" in keys:
         raise ConfigError("resume goes on with one run, and -m starts several: type sweep.resume=, or no -m")
-    for key in {"sweep.resume", "sweep.repeat"} & set(keys):
-        if not is_sweep and not {"experiment", "search"} & set(keys):
+    is_for_one = not is_sweep and not {"experiment", "search", "hydra.mode"} & set(keys)
+    for key in keys if is_for_one else ():
+        if key.startswith(("sweep.re", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")):
             raise ConfigError(f"{key} is for a sweep: type -m and what was typed for it, too")
     for key in keys if is_sweep else ():
         if keys.count(key) > 1:

@@ -78,19 +78,28 @@ def _check_joblib(launcher: DictConfig, config: Mapping[str, Any]) -> None:
 
 def _check_ray(launcher: DictConfig) -> None:
     """Refuse what Ray would try for minutes or wait for in vain: a dead address, more than a node has."""
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "error"
+    )  # else a warning for each time that it tries again
     import ray
 
     settings = OmegaConf.to_container(launcher.ray.init, resolve=True)
+    key = f"hydra.launcher.ray.init.address={settings['address']}"
     host, _, port = str(settings["address"]).rpartition(":")
     try:
         if port.isdigit():
             socket.create_connection((host.rpartition("/")[2], int(port)), timeout=CONNECT_SECONDS).close()
         if not ray.is_initialized():  # the launcher would pass on empty settings, which a cluster refuses
             ray.init(**{key: value for key, value in settings.items() if value is not None})
-    except (OSError, RuntimeError, ValueError) as error:
+    except ray.exceptions.AuthenticationError as error:
         raise ConfigError(
-            f"hydra.launcher.ray.init.address={settings['address']}: no Ray cluster answers there ({error})"
+            f"{key}: RAY_AUTH_MODE=token is set, and there is no token. Set RAY_AUTH_TOKEN, or write the "
+            "cluster's token to ~/.ray/auth_token"
         ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        is_closed = getattr(error, "errno", None)  # else something answers there, and refuses
+        hint = "" if is_closed else ". If it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        raise ConfigError(f"{key}: no Ray cluster answers there ({error}){hint}") from error
     for name, resource in RAY_RESOURCES.items():
         wanted = launcher.ray.remote.get(name) or 0
         most = max(node.get(resource, 0) for node in _ray_nodes())

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from cnn_lab.errors import RunPruned
 from cnn_lab.runs.record import read_result, read_score
+from cnn_lab.sweeps.results import find_origin
 from cnn_lab.sweeps.study import find_trial, open_study, report_epochs
 
 
@@ -36,6 +37,7 @@ class Pruning(Callback):
 
 def make_pruning(sweeper: DictConfig, run_dir: Path) -> Pruning:
     """The callback for the trial whose run goes into `run_dir`."""
-    trial = find_trial(open_study(sweeper, run_dir.parent), run_dir)
+    sweep = run_dir.parent
+    trial = find_trial(open_study(sweeper, sweep), find_origin(sweep) / run_dir.name)
     report_epochs(trial, run_dir)  # of a run that goes on
     return Pruning(trial, run_dir)

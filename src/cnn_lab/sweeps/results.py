@@ -118,6 +118,11 @@ def read_record(sweep: Path) -> dict[str, Any]:
     return record | {name: kind() for name, kind in parts.items() if not isinstance(record.get(name), kind)}
 
 
+def find_origin(sweep: Path) -> Path:
+    """Where a sweep was begun, which its trials name; it may have been moved since."""
+    return Path(str(read_record(sweep).get("origin", sweep)))
+
+
 def find_runs(sweep: Path) -> dict[str, tuple[Path, str]]:
     """The latest run of each fingerprint in a sweep, with its status."""
     found = [(file.parent, read_result(file.parent)) for file in sweep.glob("*/result.json")]

@@ -22,8 +22,9 @@ from optuna.distributions import (
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.record import read_score
+from cnn_lab.settings.config import list_gaps
 from cnn_lab.settings.typed import parse
 from cnn_lab.sweeps.job import Job
 from cnn_lab.sweeps.launchers import check_launcher
@@ -43,7 +44,9 @@ def search(
     A trial whose run fails is a failed trial, and the search goes on.
 
     Raises:
-        ConfigError: for a search space, sampler or pruner that is none, before anything is written.
+        ConfigError: for a search space, sampler or pruner that is none, a number of trials below 1, and runs
+            without validation, before anything is written.
+        CnnLabError: when no trial was completed with a value to choose by.
     """
     overrides = parse(typed, context.config_loader)
     space, fixed = read_space(overrides)
@@ -51,19 +54,45 @@ def search(
         item.get_key_element(): item.get_value_string() for item in overrides if item.is_sweep_override()
     }
     settings = config.hydra.sweeper
+    _check_numbers(settings)
     build(settings.pruner)
     sampler = build(settings.sampler)
     sweep = Sweep("search", drawn, config, context, task_function)
     sweep.total = settings.n_trials
     corners = [sweep.check([*fixed, *_overrides(params)]) for params in _find_corners(space)]
-    if all(job.error for job in corners):
+    good = [job.config for job in corners if not job.error]
+    if not good:
         raise ConfigError(corners[0].error)
-    check_launcher(config.hydra.launcher, next(job.config for job in corners if not job.error))
+    _check_choice(good)
+    check_launcher(config.hydra.launcher, good[0])
     with sweep.open():
         study = open_study(settings, sweep.path, sampler)
         _requeue_interrupted(study, sweep)
         sweep.ended_earlier = _count_finished(study, sweep)
         sweep.run_to_end(lambda: _run_trials(study, space, fixed, sweep), lambda: _summarize(study))
+        if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            raise CnnLabError(
+                f"The search has found nothing: none of its {sweep.total} trials was completed with a "
+                f"{good[0]['best']} to choose by"
+            )
+
+
+def _check_numbers(settings: DictConfig) -> None:
+    for name in ("n_trials", "n_jobs"):
+        value = settings[name]
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(
+                f"hydra.sweeper.{name}={value} is out of range: it must be an integer of at least 1"
+            )
+
+
+def _check_choice(configs: Sequence[Mapping[str, Any]]) -> None:
+    gaps = [next(list_gaps(config), None) for config in configs]
+    if all(gaps):
+        raise ConfigError(
+            f"A search chooses by {configs[0]['best']}, which needs validation images, and {gaps[0]} leaves "
+            "them out"
+        )
 
 
 def read_space(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
@@ -127,7 +156,7 @@ def _overrides(params: Mapping[str, Any]) -> list[str]:
 def _requeue_interrupted(study: Study, sweep: Sweep) -> None:
     """Let the trials of this sweep that were interrupted, which no process is running, be run again."""
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        if Path(trial.user_attrs.get(RUN, "")).parent == sweep.path:
+        if _is_own(trial, sweep):
             study.tell(trial.number, state=TrialState.FAIL)
             study.set_user_attr(f"again {trial.number}", True)
             study.enqueue_trial(trial.params)
@@ -143,7 +172,7 @@ def _run_trials(
         jobs = [sweep.check([*fixed, *_overrides(trial.params)]) for trial in trials]
         for trial, job in zip(trials, jobs, strict=True):
             sweep.add(job)
-            trial.set_user_attr(RUN, str(job.path))
+            trial.set_user_attr(RUN, str(sweep.origin / job.path.name))
         sweep.run(jobs)
         for trial, job in zip(trials, jobs, strict=True):
             _tell(study, trial, job)
@@ -154,10 +183,16 @@ def _count_finished(study: Study, sweep: Sweep) -> int:
         trial
         for trial in study.get_trials(deepcopy=False)
         if trial.state.is_finished()
-        and Path(trial.user_attrs.get(RUN, "")).parent == sweep.path
+        and _is_own(trial, sweep)
         and f"again {trial.number}" not in study.user_attrs
     ]
     return min(len(finished), sweep.config.hydra.sweeper.n_trials)
+
+
+def _is_own(trial: FrozenTrial, sweep: Sweep) -> bool:
+    """Whether a trial is one of this sweep: in a file, which lies in its directory, all are."""
+    run = trial.user_attrs.get(RUN, "")
+    return bool(run) and (not sweep.config.hydra.sweeper.storage or Path(run).parent == sweep.origin)
 
 
 def _tell(study: Study, trial: Trial, job: Job) -> None:
@@ -177,7 +212,7 @@ def _summarize(study: Study) -> list[str]:
     """How much each key matters (PED-ANOVA, Watanabe et al. 2023), if there are enough trials to tell."""
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if not done:
-        return ["No trial was completed, so there is no best one."]
+        return []
     if missing := max(0, IMPORTANCE_TRIALS - len(done)):
         completed = f"{len(done)} trials are completed"
         return [f"How much each key matters takes {IMPORTANCE_TRIALS} trials, {missing} more: {completed}."]

@@ -13,18 +13,24 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from cnn_lab.errors import ConfigError
 from cnn_lab.runs.record import read_result, read_rows, read_score
+from cnn_lab.sweeps.results import find_origin
 
 STUDY_FILE = "study.log"
-RUN = "run"  # the trial's attribute that holds its run's directory
+RUN = "run"  # the trial's attribute that holds its run's directory, as it is where the sweep was begun
 
 
 def open_study(settings: DictConfig, sweep: Path, sampler: Any = None) -> optuna.Study:
     """The study of a search, which is made if there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = sweep / STUDY_FILE
-    lock: Any = FileLock(journal.with_suffix(".lock"))  # unlike Optuna's own, it ends with its process
-    storage = settings.storage or JournalStorage(JournalFileBackend(str(journal), lock))
-    name = settings.study_name or sweep.name
+    if settings.storage:
+        storage = settings.storage
+        name = settings.study_name or find_origin(sweep).name
+    else:
+        journal = sweep / STUDY_FILE
+        lock: Any = FileLock(journal.with_suffix(".lock"))  # unlike Optuna's own, it ends with its process
+        storage = JournalStorage(JournalFileBackend(str(journal), lock))
+        names = [*optuna.get_all_study_names(storage), settings.study_name, sweep.name]
+        name = next(filter(None, names))  # of a sweep that was renamed the one that is there
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True,
         sampler=sampler, pruner=build(settings.pruner),
@@ -49,7 +55,7 @@ def build(node: Mapping[str, Any]) -> Any:
 
 
 def find_trial(study: optuna.Study, run_dir: Path) -> optuna.Trial:
-    """The last trial whose run goes into `run_dir`, in a process that did not ask for it."""
+    """The last trial whose `RUN` is `run_dir`, in a process that did not ask for it."""
     trials = reversed(study.get_trials(deepcopy=False))
     frozen = next(trial for trial in trials if trial.user_attrs.get(RUN) == str(run_dir))
     # Optuna offers nothing public to take up a trial that another process has asked for.

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.errors import CnnLabError, ConfigError, first_line
 from cnn_lab.files import write_file
 from cnn_lab.runs.directory import STAMP, SWEEP_RECORD, clean_label, make_directory, make_label
 from cnn_lab.runs.lock import hold
@@ -32,7 +32,7 @@ from cnn_lab.sweeps.advice import resume_command
 from cnn_lab.sweeps.job import STOP, Job, record_failure
 from cnn_lab.sweeps.launchers import arrange_launcher, check_devices, stop_launched
 from cnn_lab.sweeps.report import report_sweep
-from cnn_lab.sweeps.results import find_runs, find_sweep, read_record
+from cnn_lab.sweeps.results import find_origin, find_runs, find_sweep, read_record
 from cnn_lab.sweeps.watch import Watch
 from cnn_lab.terminal.screen import Screen, shorten
 
@@ -59,6 +59,7 @@ class Sweep:
     total: int = 0
     ended_earlier: int = 0  # runs that a resumed search does not take up again
     path: Path = Path()
+    origin: Path = Path()  # where it was begun
     _known: dict[str, tuple[Path, str]] = field(default_factory=dict)
     _taken: set[int] = field(default_factory=set)
     _arrangement: str = ""
@@ -110,18 +111,20 @@ class Sweep:
         if resume is None:
             name = self.config.label or "_".join(key.rpartition(".")[2] for key in self.swept) or "sweep"
             self.path = make_directory(output_dir / "sweeps", f"{datetime.now():{STAMP}}-{clean_label(name)}")
+            self.origin = self.path
         else:
             self.path = find_sweep(None if resume == "latest" else resume, output_dir)
             check_inside(self.path)
             earlier = read_record(self.path)
             self._check_same(earlier, settings)
             started = str(earlier.get("started", started))
+            self.origin = find_origin(self.path)
         with hold(self.path):
             self._known = find_runs(self.path)
             numbers = (path.name.partition("-")[0] for path in self.path.iterdir())
             self._taken = {int(number) for number in numbers if number.isdecimal()}
             record = {"kind": self.kind, "started": started, "typed": self.typed, "swept": self.swept}
-            record["settings"] = settings
+            record |= {"settings": settings, "origin": str(self.origin)}
             write_file(self.path / SWEEP_RECORD, yaml.safe_dump(record, sort_keys=False))
             (self.path / STOP).unlink(missing_ok=True)
             with read_write(self.config):
@@ -192,7 +195,7 @@ class Sweep:
             for start in range(0, len(overrides), size):
                 launcher.launch(overrides[start : start + size], initial_job_idx=start)
         except Exception as error:  # a process that the system killed, a cluster that went away
-            reason = f"{type(error).__name__}: {_first_line(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise CnnLabError(
                 f"the launcher failed: {reason}\nGo on with: {resume_command(self.typed, self.path)}"
             ) from error
@@ -224,12 +227,31 @@ class Sweep:
         report_sweep(self.path, self.screen, remarks)
         if missing or failed:
             self.screen.show(f"\nGo on with: {resume_command(self.typed, self.path)}")
-        if (failed or refused) and self.kind == "grid":  # a failed trial of a search is one that was not good
-            text = f"{len(failed) + refused} of {len(results)} runs failed"
-            text += f", {refused} of them refused" if refused else ""
-            text += f", {missing} did not finish" if missing else ""
-            lines = [f"  {shorten(job.path)}: {_first_line(result['error'])}" for job, result in failed]
-            raise CnnLabError("\n".join([f"{text}:" if lines else text, *lines]))
+        if not failed and not refused:
+            return
+        text = f"{len(failed) + refused} of {len(results)} {self.unit} failed"
+        text += f", {refused} of them refused" if refused else ""
+        text += f", {missing} did not finish" if missing else ""
+        lines = self._list_reasons({job.path: first_line(result["error"]) for job, result in failed})
+        text = "\n".join([f"{text}:" if lines else text, *lines])
+        if self.kind == "grid":
+            raise CnnLabError(text)
+        self.screen.show(f"\n{text}", style="red")  # a failed trial of a search is one that was not good
+
+    def _list_reasons(self, reasons: Mapping[Path, str]) -> list[str]:
+        """A line for each reason why runs failed, with the runs that it holds for."""
+        paths = defaultdict(list)
+        for path, reason in reasons.items():
+            paths[reason].append(path)
+        lines = []
+        for reason, found in paths.items():
+            if len(found) == 1:
+                lines.append(f"  {shorten(found[0])}: {reason}")
+            elif len(found) == len(self.jobs):
+                lines.append(f"  {reason} (all {len(found)} {self.unit})")
+            else:
+                lines.append(f"  {reason} ({found[0].name} and {len(found) - 1} more)")
+        return lines
 
     def _interrupt(self) -> None:
         stop_launched()
@@ -266,7 +288,3 @@ class Sweep:
                     f"{self.path} was run with {key}={earlier.get(key)}, now it is {settings.get(key)}: "
                     "type the same again, or leave sweep.resume out to start a new sweep"
                 )
-
-
-def _first_line(text: Any) -> str:
-    return str(text).partition("\n")[0]

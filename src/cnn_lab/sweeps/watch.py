@@ -7,10 +7,12 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cnn_lab.errors import first_line
 from cnn_lab.runs.record import read_result, read_status
 from cnn_lab.terminal.screen import Screen, format_outcome
 
 POLL_SECONDS = 0.5
+LONGEST_REASON = 100  # characters; the report at the end has all of it
 
 
 class Watch:
@@ -29,6 +31,7 @@ class Watch:
         self.total = total
         self.screen = screen
         self._tasks: dict[Path, Any] = {}
+        self._reasons: dict[str, str] = {}  # why runs failed, each with the name of the first
         self._seen = {path: read_status(path, read_result(path)) for path in self.waiting}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -83,5 +86,10 @@ class Watch:
         if path in self._tasks:
             self._progress.remove_task(self._tasks.pop(path))
         self.ended += 1
+        if result["status"] == "failed":
+            reason = first_line(result.get("error", ""))
+            first = self._reasons.setdefault(reason, path.name)
+            short = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+            result = {**result, "error": short if first == path.name else f"as {first} did"}
         style = {"failed": "red", "interrupted": "yellow"}.get(result["status"])
         self.screen.show(f"{self.ended:>4}/{self.total}  {format_outcome(path.name, result)}", style=style)

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from cnn_lab.errors import printable
+from cnn_lab.errors import first_line, printable
 from cnn_lab.settings.places import IS_CHECKOUT, PROJECT
 from cnn_lab.settings.typed import quote
 from cnn_lab.shapes import Layer
@@ -159,7 +159,7 @@ def format_outcome(name: str, result: Mapping[str, Any]) -> str:
     """One line for a run of a sweep that has ended."""
     words = [f"{name:<40}", f"{result['status']:<11}"]
     if result["status"] == "failed":
-        return "  ".join([*words, str(result.get("error", "")).partition("\n")[0]])
+        return "  ".join([*words, first_line(result.get("error", ""))])
     if result.get("best"):
         words.append(f"val {result['best']['val/accuracy']:7.2%}")
     if result.get("test/accuracy") is not None:
