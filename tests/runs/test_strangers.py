@@ -438,7 +438,7 @@ def write_fashion(root: Path, value: int) -> Path:
 def test_nothing_is_written_to_where_a_strangers_config_points(
     checkpoint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnn_lab.runs.trained.PROJECT", tmp_path)
+    monkeypatch.setattr("cnn_lab.runs.trained.DATA", tmp_path / "data")
     write_fashion(tmp_path / "data", 1)
     complete, damaged, without = (tmp_path / name for name in ("complete", "damaged", "without"))
     write_fashion(complete, 2)
@@ -559,7 +559,7 @@ def test_what_conf_names_in_an_experiment_or_for_every_run_is_of_the_project(
         content = yaml.safe_load((tmp_path / "conf" / file).read_text())
         content["callbacks"] = {name: mine[name]}
         (tmp_path / "conf" / file).write_text(yaml.safe_dump(content))
-    monkeypatch.setattr("cnn_lab.runs.trust.PROJECT", tmp_path)
+    monkeypatch.setattr("cnn_lab.runs.trust.CONF", tmp_path / "conf")
     list_targets.cache_clear()
     try:
         check_trusted({**settings, "callbacks": mine})
