@@ -202,12 +202,11 @@ class ImageDataModule(LightningDataModule):
         chosen = ", ".join(
             f"data.{name}={getattr(self, name)}" for name in settings if getattr(self, name) is not None
         )
-        for number in range(self.num_classes):
-            if not (labels[train] == number).any():
-                count = (labels == number).sum()
+        for number, name in enumerate(self.classes):
+            if number not in labels[train]:
                 raise ConfigError(
-                    f"{self.name}: {chosen} leaves no training image of the class {self.classes[number]}, "
-                    f"which has {count:,}. Add images, or change these settings"
+                    f"{self.name}: {chosen} leaves no training image of the class {name}, which has "
+                    f"{(labels == number).sum():,}. Add images, or change these settings"
                 )
 
     def _count_val(self, images: int) -> int:

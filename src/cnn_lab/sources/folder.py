@@ -110,10 +110,11 @@ def _take(images: np.ndarray, indices: np.ndarray) -> torch.Tensor:
 def _find_parts(home: Path) -> dict[str, Path]:
     """The folders of training, validation and test images; none where classes lie side by side."""
     where = f"data.root={printable(str(home))}"
-    folders = [path for path in sorted(home.iterdir()) if path.is_dir() and not path.name.startswith(JUNK)]
     parts: dict[str, Path] = {}
     others = []
-    for path in folders:
+    for path in sorted(home.iterdir()):
+        if not path.is_dir() or path.name.startswith(JUNK):
+            continue
         part = next((part for part, names in PARTS.items() if path.name.lower() in names), None)
         if part is None or path.is_symlink():
             others.append(printable(path.name))
@@ -127,18 +128,16 @@ def _find_parts(home: Path) -> dict[str, Path]:
         raise ConfigError(f"{where} has {there_are} but no train/: put the training images there")
     if parts and others:
         show_note(f"{where}: besides {', '.join(parts)}, these folders are not read: {', '.join(others)}")
-    return parts
+    return {part: parts[part] for part in PARTS if part in parts}
 
 
 def _check_training(home: Path, names: list[str], labels: np.ndarray, train: np.ndarray) -> None:
     """Reject a class that keeps no training image."""
-    there_are = np.bincount(labels, minlength=len(names))
-    kept = np.bincount(labels[train], minlength=len(names))
-    for name, count, left in zip(names, there_are, kept, strict=True):
-        if not left:
+    for label, name in enumerate(names):
+        if label not in labels[train]:
             raise ConfigError(
-                f"data.root={printable(str(home))}: the class {name} has {count:,} pictures, and none of "
-                "them is left to train on. Add some or delete its folder"
+                f"data.root={printable(str(home))}: the class {name} has {(labels == label).sum():,} "
+                "pictures and keeps none to train on. Add some or delete its folder"
             )
 
 
