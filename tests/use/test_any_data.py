@@ -198,7 +198,7 @@ def test_nothing_is_written_to_the_data_folder_that_a_checkpoint_names(
 ) -> None:
     for name in ("http_proxy", "https_proxy", "no_proxy"):
         monkeypatch.setenv(name, ENVIRONMENT[name])
-    monkeypatch.setattr("cnn_lab.runs.trained.PROJECT", tmp_path / "project")
+    monkeypatch.setattr("cnn_lab.runs.trained.DATA", tmp_path / "project" / "data")
     named = tmp_path / "named" / "FashionMNIST" / "raw"
     named.mkdir(parents=True)
     trained = load_trained(colours.checkpoint)

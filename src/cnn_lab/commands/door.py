@@ -2,9 +2,11 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
 
 from cnn_lab import __version__
-from cnn_lab.errors import printable, suggest
+from cnn_lab.errors import list_known, printable, suggest
 from cnn_lab.terminal import waiting
 
 COMMANDS = {
@@ -32,16 +34,25 @@ def main() -> None:
         is_sweep = name == "sweep"
         sys.argv = [f"cnn-lab {name}", *(["-m"] if is_sweep else []), *typed]
         run("train" if is_sweep else name)
+    elif name:
+        stop(f"cnn-lab has no command '{printable(name)}'{suggest(name, COMMANDS)}")
     else:
-        unknown = f"cnn-lab has no command '{printable(name)}'{suggest(name, COMMANDS)}"
-        problem = unknown if name else "cnn-lab needs a command"
-        sys.stderr.write(f"Error: {problem} (there are {', '.join(COMMANDS)})\n")
-        sys.exit(2)
+        stop(f"cnn-lab needs a command{list_known(list(COMMANDS))}")
 
 
 def run(name: str) -> None:
     """Run the command of this name with what was typed, and exit."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        stop("the working directory has been deleted; change to another one")
     waiting.start()
     waiting.say("Starting")
     command = import_module(f"cnn_lab.commands.{name}")
     import_module("cnn_lab.terminal.command").run_command(command.main)
+
+
+def stop(problem: str) -> NoReturn:
+    """End with a message about what was typed, before anything is imported that could say more."""
+    sys.stderr.write(f"Error: {problem}\n")
+    sys.exit(2)

@@ -1,8 +1,10 @@
 """Train a network, or with -m one for every combination of values. --help lists the settings."""
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -78,19 +80,22 @@ def run_task(config: DictConfig) -> None:
 def train_once(config: DictConfig, overrides: list[str]) -> None:
     """Check the settings and train, in a new directory or in the one of a run that goes on."""
     settings = check_config(config)
+    outputs = Path(settings["output_dir"])
     if settings["resume"]:
-        outputs = Path(settings["output_dir"])
         resumed = plan_resume(settings["resume"], overrides, outputs, settings["trust"], settings["logger"])
-    say("Loading PyTorch")
-    from cnn_lab.training import train  # torch takes seconds to import, and a mistake should not
-
-    if settings["resume"]:
-        train(*resumed)
+        load_training()(*resumed)
         return
     label = clean_label(settings["label"] or make_label(overrides))
-    runs = Path(settings["output_dir"], "runs")
-    with new_run_directory(runs, f"{datetime.now():{STAMP}}-{label}") as run_dir:
-        train(settings, run_dir, label, overrides)
+    with new_run_directory(outputs / "runs", f"{datetime.now():{STAMP}}-{label}") as run_dir:
+        load_training()(settings, run_dir, label, overrides)
+
+
+def load_training() -> Callable[..., Any]:
+    """`cnn_lab.training.train`, for which PyTorch is imported: it takes seconds, and a mistake should not."""
+    say("Loading PyTorch")
+    from cnn_lab.training import train
+
+    return train
 
 
 if __name__ == "__main__":

@@ -113,8 +113,9 @@ def find_run(path: str | Path | None = None) -> tuple[Path, Path]:
     Raises:
         ConfigError: when there is none.
     """
-    path = OUTPUTS if path is None else Path(path).expanduser()
-    if path.is_file():
+    is_typed = path is not None
+    path = Path(path).expanduser() if is_typed else OUTPUTS
+    if is_typed and path.is_file():
         return _find_home(path), path
     if not path.exists() and path != OUTPUTS:
         raise ConfigError(f"{path} does not exist; give a run directory or a checkpoint")
