@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from cnn_lab.assembly import make_network, measure
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.resume import plan_resume
-from cnn_lab.settings.config import PROJECT
 from cnn_lab.sweeps.results import collect
-from conftest import FAST, only_run, read_result, run_script, train_command
+from conftest import FAST, only_run, read_readme, read_result, run_script, train_command
 
-SECTION = re.search(r"### One's own network\n(.*?)\n##", (PROJECT / "README.md").read_text(), re.DOTALL)[1]
+SECTION = re.search(r"### One's own network\n(.*?)\n##", read_readme(), re.DOTALL)[1]
 MODULE = re.search(r"```python\n(.*?)```", SECTION, re.DOTALL)[1]
 ONE, SEVERAL, MEASURE = re.search(r"```bash\n(.*?)```", SECTION, re.DOTALL)[1].splitlines()
 REFUSED = "uses code from outside the project (model._target_=my_nets.MyNet). If you trust it, add "

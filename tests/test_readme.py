@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 
 from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.training import train
-from conftest import TrainedRun, compose_config, read_result, run_script, train_command
+from conftest import TrainedRun, compose_config, read_readme, read_result, run_script, train_command
 
-TEXT = (PROJECT / "README.md").read_text()
+TEXT = read_readme()
 COMMANDS = [
     line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines() if line
 ]
@@ -48,7 +48,8 @@ def test_every_command_is_run_by_a_test() -> None:
     first, tests, *others = COMMANDS
     assert first.endswith(".venv/bin/python scripts/train.py")
     assert tests.endswith("/pytest")
-    assert "grep -m 1 -- '/pytest$' README.md" in (PROJECT / ".ci" / "run").read_text()
+    assert "grep -m 1 -- '/pytest$'" in (PROJECT / ".ci" / "run").read_text()
+    assert tests in (PROJECT / "CONTRIBUTING.md").read_text().splitlines()
     run_here = re.compile(rf"python scripts/({'|'.join(ARGUMENTS)})\.py\b")
     rest = {line for line in others if not run_here.match(line)}
     # The last two are run by test_draw.py and test_compare.py.

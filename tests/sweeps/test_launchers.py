@@ -21,7 +21,7 @@ from test_sweeps import TINY
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.settings.config import PROJECT
 from cnn_lab.sweeps.launchers import check_launcher, take_gpu
-from conftest import read_result, train_command
+from conftest import read_readme, read_result, train_command
 
 SMALL = [*TINY, "model.channels=[4]", "trainer.max_epochs=2"]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -33,7 +33,7 @@ def read_runs(output_dir: Path) -> list[dict[str, Any]]:
 
 def find_in_readme(launcher: str) -> list[str]:
     """The arguments of the command that README shows for a launcher."""
-    text = (PROJECT / "README.md").read_text()
+    text = read_readme()
     return re.search(rf"^python scripts/train.py (-m hydra/launcher={launcher} .*)$", text, re.MULTILINE)[
         1
     ].split()
