@@ -10,8 +10,9 @@ from cnn_lab.assembly import make
 from cnn_lab.data import ImageDataModule
 from cnn_lab.datasets import Split
 from cnn_lab.errors import ConfigError, DataError
-from cnn_lab.sampling import BatchIndices, stratified_split
+from cnn_lab.sampling import BatchIndices
 from cnn_lab.sources.idx import read_mnist
+from cnn_lab.splitting import stratified_split
 from conftest import compose_config
 
 COLOURS = ["red", "green", "blue"]
@@ -254,8 +255,8 @@ IMAGES, LABELS = make_splits()["train"]
         ({"test": None}, "there are no test images"),
         ({"test": Split(IMAGES[:0], LABELS[:0])}, "there are no test images"),
         ({"train": Split(IMAGES[:, :1], LABELS)}, "train images are 1 x 6 x 5 instead of 3 x 6 x 5"),
-        ({"train": Split(IMAGES / 255, LABELS)}, "train images are torch.float32 instead of torch.uint8"),
-        ({"train": Split(IMAGES, LABELS.byte())}, "train labels are torch.uint8 instead of torch.int64"),
+        ({"train": Split(IMAGES / 255, LABELS)}, "train images are float32 instead of uint8"),
+        ({"train": Split(IMAGES, LABELS.byte())}, "train labels are uint8 instead of int64"),
         ({"train": Split(IMAGES, LABELS[1:])}, "there are 40 train images and 39 labels"),
         ({"train": Split(IMAGES, LABELS + 1)}, "train labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2 (give labels - 1)"),
         ({"train": Split(IMAGES, LABELS % 2)}, "train labels are 2 numbers from 0 to 1 instead of 3 from 0 to 2"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from cnn_lab.classifier import ImageClassifier
-from cnn_lab.datasets import hand_to_source
+from cnn_lab.datasets import hand_to_source, list_parameters
 from cnn_lab.errors import CnnLabError, ConfigError, list_own_lines
 from cnn_lab.metrics import find_mode
 from cnn_lab.shapes import Layer
@@ -56,7 +56,9 @@ def assemble(config: Mapping[str, Any]) -> tuple[LightningDataModule, ImageClass
         ConfigError: for settings that their constructors refuse.
         CnnLabError: for a network that fails on an image, or makes no logits of it.
     """
-    data = make("data", hand_to_source(config["data"]), LightningDataModule, seed=config["seed"])
+    taken = list_parameters(config["data"]["_target_"])
+    handed = hand_to_source(config["data"], taken)
+    data = make("data", handed, LightningDataModule, seed=config["seed"])
     net = make_network(config["model"], input_shape=data.input_shape, num_classes=data.num_classes)
     is_planned = type(net).__module__.startswith("cnn_lab.") and hasattr(net, "layers")
     metrics = dict(make_metrics(config["metrics"], data.num_classes))

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cnn_lab.datasets import check_splits, read_source
 from cnn_lab.errors import ConfigError, DataError
-from cnn_lab.sampling import BatchIndices, keep_on, stratified_choice, stratified_folds, stratified_split
+from cnn_lab.sampling import BatchIndices, keep_on
+from cnn_lab.splitting import stratified_choice, stratified_folds, stratified_split
 
 
 class ImageDataModule(LightningDataModule):
@@ -154,8 +155,9 @@ class ImageDataModule(LightningDataModule):
         numbers[[self.class_names.index(name) for name in self.classes]] = torch.arange(self.num_classes)
         sets = {}
         for part in (part for part in ("train", "val", "test") if part in splits):
-            labels = numbers[splits[part].labels]
-            sets[part] = (TensorDataset(splits[part].images, labels), (labels >= 0).nonzero().flatten())
+            labels = numbers[torch.from_numpy(splits[part].labels)]
+            images = torch.from_numpy(splits[part].images)
+            sets[part] = (TensorDataset(images, labels), (labels >= 0).nonzero().flatten())
         dataset, kept = sets["train"]
         labels = dataset.tensors[1][kept].numpy()
         train, val = self._choose(labels, has_val="val" in sets)

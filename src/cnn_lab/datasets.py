@@ -1,15 +1,16 @@
-"""A data set as its source returns it, compared with what is stated of it."""
+"""A data set as its source returns it, compared with what is stated of it.
+
+Nothing here imports torch.
+"""
 
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from hydra.utils import get_object, instantiate
-from torch import Tensor
 
 from cnn_lab.errors import CnnLabError, DataError, check_names, list_own_lines
 
@@ -23,24 +24,27 @@ MOST_CHANNELS = 4  # of images of which nobody says on which axis they lie
 class Split(NamedTuple):
     """Images (n, channels, height, width), uint8, and labels (n,), int64, counted from 0."""
 
-    images: Tensor
-    labels: Tensor
+    images: np.ndarray
+    labels: np.ndarray
 
 
-def hand_to_source(data: Mapping[str, Any]) -> dict[str, Any]:
+def hand_to_source(data: Mapping[str, Any], module: Collection[str]) -> dict[str, Any]:
     """A data group whose source is given the settings that it takes and the data module does not.
+
+    `module` lists those that the data module takes.
 
     `SHARED` go to both. What `data.source` sets itself stays.
     """
     if not isinstance(data.get("source"), Mapping) or "_target_" not in data["source"]:
         return dict(data)
-    module, source = _list_parameters(data["_target_"]), _list_parameters(data["source"]["_target_"])
-    handed = source - module | source & {*SHARED}
+    source = list_parameters(data["source"]["_target_"])
+    handed = source - {*module} | source & {*SHARED}
     rest = {name: value for name, value in data.items() if name in module or name not in handed}
     return {**rest, "source": {**{name: data[name] for name in handed & {*data}}, **data["source"]}}
 
 
-def _list_parameters(target: str) -> set[str]:
+def list_parameters(target: str) -> set[str]:
+    """The names of what a class or function takes; none where they cannot be told."""
     try:
         return set(inspect.signature(get_object(target)).parameters)
     except Exception:  # of something compiled, or what is wrong with it is told when it is called
@@ -72,7 +76,7 @@ def read_source(source: Callable[..., Any], root: str | None, name: str) -> dict
         raise DataError(f"the source of {name} returns a {type(found).__name__}, not train and test images")
     read = dict(found)
     for part in ("train", "val", "test"):
-        if part in read and not isinstance(read[part], Split):
+        if part in read:
             read[part] = _make_split(name, part, read[part])
     if "class_names" in read:
         read["class_names"] = [str(label) for label in read["class_names"]]
@@ -85,6 +89,8 @@ def _make_split(name: str, part: str, pair: Any) -> Split:
         images, labels = (np.asarray(values) for values in pair)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name}: {part} is no pair of arrays, images and labels ({error})") from error
+    if isinstance(pair, Split):
+        return Split(images, labels)
     if images.dtype != np.uint8:
         raise DataError(
             f"{name}: {part} images are {images.dtype}; give bytes from 0 to 255{_advise_bytes(images)}"
@@ -92,8 +98,7 @@ def _make_split(name: str, part: str, pair: Any) -> Split:
     if advice := _advise_labels(labels, len(images)):
         shape = " x ".join(map(str, labels.shape))
         raise DataError(f"{name}: {part} labels are {labels.dtype}, {shape}; give {advice}")
-    images = _put_channels_first(name, part, torch.from_numpy(np.ascontiguousarray(images)))
-    return Split(images, torch.from_numpy(labels.ravel().astype(np.int64)))
+    return Split(_put_channels_first(name, part, images), labels.ravel().astype(np.int64))
 
 
 def _advise_bytes(images: np.ndarray) -> str:
@@ -127,12 +132,12 @@ def _advise_labels(labels: np.ndarray, count: int) -> str:
     return "whole numbers from 0: class_names, labels = numpy.unique(labels, return_inverse=True)"
 
 
-def _put_channels_first(name: str, part: str, images: Tensor) -> Tensor:
+def _put_channels_first(name: str, part: str, images: np.ndarray) -> np.ndarray:
     if images.ndim == 3:
-        return images.unsqueeze(1)
+        return np.ascontiguousarray(images[:, None])
     axes = [axis for axis in (1, 3) if images.ndim == 4 and images.shape[axis] <= MOST_CHANNELS]
     if len(axes) == 1:
-        return images.movedim(axes[0], 1).contiguous()
+        return np.ascontiguousarray(np.moveaxis(images, axes[0], 1))
     shape = " x ".join(map(str, images.shape))
     raise DataError(
         f"{name}: {part} images are {shape}; give n x height x width, or n x height x width x channels with "
@@ -140,17 +145,17 @@ def _put_channels_first(name: str, part: str, images: Tensor) -> Tensor:
     )
 
 
-def find_facts(data: Mapping[str, Any]) -> dict[str, Any]:
+def find_facts(data: Mapping[str, Any], module: Collection[str]) -> dict[str, Any]:
     """What a data group states of its images, with what it leaves null: found from them, once a process.
 
     With it come the settings that the source found. Mean and std are those of each channel of the training
-    images, to four decimals.
+    images, to four decimals. `module` is that of `hand_to_source`.
 
     Raises:
         DataError: for images that are not what is stated, or none.
     """
     asked = {name: data.get(name) for name in ("name", "root", *FACTS)}
-    source = hand_to_source(data)["source"]
+    source = hand_to_source(data, module)["source"]
     return json.loads(_find_facts(json.dumps({**asked, "source": source})))
 
 
@@ -165,15 +170,15 @@ def _find_facts(asked: str) -> str:
         raise DataError(f"{name} has no training images")
     images, labels = splits["train"]
     counts = np.zeros((images.shape[1], 256))  # of each channel's bytes
-    for chunk in images.split(CHUNK):
-        counts += [np.bincount(values.numpy().ravel(), minlength=256) for values in chunk.unbind(1)]
+    for chunk in _cut(images):
+        counts += [np.bincount(values.ravel(), minlength=256) for values in chunk.swapaxes(0, 1)]
     shares = counts / counts.sum(axis=1, keepdims=True)
     levels = np.arange(256) / 255
     means = shares @ levels
     stds = np.sqrt((shares * (levels - means[:, None]) ** 2).sum(axis=1))
     found = {
         "input_shape": list(images.shape[1:]),
-        "class_names": splits.get("class_names", [str(number) for number in range(len(labels.unique()))]),
+        "class_names": splits.get("class_names", [str(number) for number in range(len(np.unique(labels)))]),
         "mean": [round(value, 4) for value in means.tolist()],
         "std": [max(round(value, 4), SMALLEST_STD) for value in stds.tolist()],
     }
@@ -206,21 +211,25 @@ def check_splits(
         raise DataError(f"{name} is not as its settings state: {'; '.join(differences)}")
 
 
-def _compare_images(part: str, images: Tensor, input_shape: Sequence[int]) -> Iterator[str]:
-    if images.dtype != torch.uint8:
-        yield f"{part} images are {images.dtype} instead of torch.uint8"
+def _cut(images: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), CHUNK):
+        yield images[start : start + CHUNK]
+
+
+def _compare_images(part: str, images: np.ndarray, input_shape: Sequence[int]) -> Iterator[str]:
+    if images.dtype != np.uint8:
+        yield f"{part} images are {images.dtype} instead of uint8"
     found, stated = (" x ".join(map(str, shape)) for shape in (images.shape[1:], input_shape))
     if found != stated:
         yield f"{part} images are {found} instead of {stated}"
-    first = images.flatten()[:1]
-    if len(images) and all(bool((chunk == first).all()) for chunk in images.split(CHUNK)):
-        yield f"all pixels of all {part} images are {int(first)}"
+    if images.size and all((chunk == images.flat[0]).all() for chunk in _cut(images)):
+        yield f"all pixels of all {part} images are {images.flat[0]}"
 
 
-def _compare_labels(part: str, labels: Tensor, num_classes: int) -> Iterator[str]:
-    if labels.dtype != torch.int64:
-        yield f"{part} labels are {labels.dtype} instead of torch.int64"
-    values = labels.unique()
+def _compare_labels(part: str, labels: np.ndarray, num_classes: int) -> Iterator[str]:
+    if labels.dtype != np.int64:
+        yield f"{part} labels are {labels.dtype} instead of int64"
+    values = np.unique(labels)
     if not len(values):
         return
     low, high = values[0], values[-1]

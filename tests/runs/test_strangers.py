@@ -633,7 +633,9 @@ def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"loop\.png cannot be read: Too many levels of symbolic links"):
         read_digit(tmp_path / "loop.png", 28)
     data = argparse.Namespace(ink=False, input_shape=(1, 28, 28))
-    (found,) = read_pictures([str(tmp_path)], argparse.Namespace(data=data, max_value=None, require_pictures=print))
+    (found,) = read_pictures(
+        [str(tmp_path)], argparse.Namespace(data=data, max_value=None, require_pictures=print)
+    )
     assert found.problem.endswith("cannot be read: Too many levels of symbolic links")
 
 

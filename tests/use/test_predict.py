@@ -282,7 +282,8 @@ def test_standard_input_is_read(network: Trained, pictures: Path, monkeypatch: p
 
 def test_mistakes_get_one_message(trained: TrainedRun, pictures: Path, tmp_path: Path) -> None:
     for path, message in {
-        pictures / "notes.txt": f"cannot be read: it is not a picture in one of these formats: {', '.join(FORMATS)}",
+        pictures
+        / "notes.txt": f"cannot be read: it is not a picture in one of these formats: {', '.join(FORMATS)}",
         pictures / "none.png": "cannot be read: No such file or directory",
     }.items():
         done = run_script("predict.py", str(path), "--run", str(trained.path))

@@ -64,7 +64,7 @@ def complete_data(data: dict[str, Any]) -> None:
         return
     from cnn_lab.datasets import find_facts
 
-    data |= find_facts(data)
+    data |= find_facts(data, {*(read_signature(IMAGES) or ())})
     _check_classes(data)
 
 

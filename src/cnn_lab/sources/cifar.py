@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cnn_lab.datasets import Split
 from cnn_lab.sources.download import fetch_archive, name_damage
@@ -40,8 +39,8 @@ def read_cifar10(root: str | Path) -> dict[str, Split]:
     names = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
     return {
         part: Split(
-            torch.cat([torch.from_numpy(batches[name][b"data"]) for name in own]).reshape(-1, 3, 32, 32),
-            torch.tensor([label for name in own for label in batches[name][b"labels"]]),
+            np.concatenate([batches[name][b"data"] for name in own]).reshape(-1, 3, 32, 32),
+            np.array([label for name in own for label in batches[name][b"labels"]], np.int64),
         )
         for part, own in names.items()
     }

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from cnn_lab.datasets import Split
 from cnn_lab.errors import UNPRINTABLE, ConfigError, DataError, printable, suggest
-from cnn_lab.sampling import stratified_split
 from cnn_lab.sources.decode import list_suffixes
 from cnn_lab.sources.download import find_place
 from cnn_lab.sources.pictures import Picture, Wanted, read_pictures, show_note
+from cnn_lab.splitting import stratified_split
 
 PARTS = {
     "train": ("train", "training"),
@@ -97,14 +96,14 @@ def _read_once(
         rest, test = stratified_split(labels[train], max(1, round(test_share * len(train))), split_seed)
         chosen |= {"train": train[rest], "test": train[test]}
     _check_training(home, names, labels, chosen["train"])
-    splits = {part: Split(_take(images, own), torch.from_numpy(labels[own])) for part, own in chosen.items()}
+    splits = {part: Split(_take(images, own), labels[own]) for part, own in chosen.items()}
     return {**splits, "class_names": names, "settings": {"max_value": max_value}}
 
 
-def _take(images: np.ndarray, indices: np.ndarray) -> torch.Tensor:
+def _take(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """These images, without a copy where they follow one another."""
     start, stop = (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
-    return torch.from_numpy(images[start:stop] if stop - start == len(indices) else images[indices])
+    return images[start:stop] if stop - start == len(indices) else images[indices]
 
 
 def _find_parts(home: Path) -> dict[str, Path]:

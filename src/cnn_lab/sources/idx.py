@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from cnn_lab.datasets import Split
 from cnn_lab.errors import ConfigError, suggest
@@ -31,9 +29,7 @@ def read_mnist() -> dict[str, Split]:
     """MNIST's 60,000 and 10,000 handwritten digits, which come with this package: see NOTICE."""
     with np.load(MNIST_FILE) as file:
         return {
-            name: Split(
-                torch.from_numpy(file[f"x_{name}"]).unsqueeze(1), torch.from_numpy(file[f"y_{name}"]).long()
-            )
+            name: Split(file[f"x_{name}"][:, None], file[f"y_{name}"].astype(np.int64))
             for name in ("train", "test")
         }
 
@@ -83,19 +79,19 @@ def read_emnist(root: str | Path, split: str) -> dict[str, Split]:
     paths = [folder / f"emnist-{split}-{kind}-ubyte.gz" for kind in kinds]
     archive = fetch_archive(folder, EMNIST_ZIP, EMNIST_MIRRORS) if any(map(is_missing, paths)) else None
     return {
-        part: Split(images.transpose(2, 3).contiguous(), labels - EMNIST_FIRST_LABELS[split])
+        part: Split(np.ascontiguousarray(images.swapaxes(2, 3)), labels - EMNIST_FIRST_LABELS[split])
         for part, (images, labels) in _read_splits(paths, archive).items()
     }
 
 
 def _read_splits(paths: Sequence[Path], archive: Path | None = None) -> dict[str, Split]:
     """The splits in four IDX files: images and labels of training and test, each from disk or a zip."""
-    images = [_read_file(path, 3, archive).unsqueeze(1) for path in paths[::2]]
-    labels = [_read_file(path, 1, archive).long() for path in paths[1::2]]
+    images = [_read_file(path, 3, archive)[:, None] for path in paths[::2]]
+    labels = [_read_file(path, 1, archive).astype(np.int64) for path in paths[1::2]]
     return {part: Split(*both) for part, *both in zip(("train", "test"), images, labels, strict=True)}
 
 
-def _read_file(packed: Path, dimensions: int, archive: Path | None) -> Tensor:
+def _read_file(packed: Path, dimensions: int, archive: Path | None) -> np.ndarray:
     """The array of the gzipped file `packed`, or of the plain one beside it, or of one in a zip."""
     plain = packed.with_suffix("")
     if archive:
@@ -111,10 +107,10 @@ def _read_file(packed: Path, dimensions: int, archive: Path | None) -> Tensor:
         return _read_array(stream, dimensions)
 
 
-def _read_array(stream: IO[bytes], dimensions: int) -> Tensor:
+def _read_array(stream: IO[bytes], dimensions: int) -> np.ndarray:
     """The bytes of an IDX file in the shape that its header states; ValueError for other contents."""
     header, content = stream.read(4 + 4 * dimensions), stream.read()
     shape = np.frombuffer(header, ">u4", offset=4).tolist()
     if header[:4] != bytes([0, 0, 8, dimensions]) or len(content) != math.prod(shape):
         raise ValueError
-    return torch.from_numpy(np.frombuffer(bytearray(content), np.uint8).reshape(shape))
+    return np.frombuffer(bytearray(content), np.uint8).reshape(shape)
