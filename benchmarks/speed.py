@@ -71,9 +71,9 @@ def write_mnist(root: Path) -> None:
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for (images, labels), name in zip(read_mnist().values(), ("train", "t10k"), strict=True):
-        for content, kind in ((images.squeeze(1), "images-idx3"), (labels.byte(), "labels-idx1")):
+        for content, kind in ((images[:, 0], "images-idx3"), (labels.astype("uint8"), "labels-idx1")):
             header = struct.pack(f">HBB{content.ndim}I", 0, 8, content.ndim, *content.shape)  # 8: bytes
-            (folder / f"{name}-{kind}-ubyte").write_bytes(header + content.numpy().tobytes())
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + content.tobytes())
 
 
 def time_article(accelerator: str) -> float:

@@ -113,7 +113,7 @@ def list_chosen(data: ImageDataModule, name: str) -> np.ndarray:
 
 
 def test_a_part_of_the_training_images_has_every_class_by_its_share_and_contains_the_smaller_ones() -> None:
-    labels = read_mnist()["train"].labels.numpy()
+    labels = read_mnist()["train"].labels
     whole = make_mnist()
     whole.setup()
     parts = {None: list_chosen(whole, "train")}
@@ -168,7 +168,7 @@ def test_classes_without_a_test_image() -> None:
 
 
 def test_folds_are_stratified_disjoint_and_cover_all_training_images() -> None:
-    labels = read_mnist()["train"].labels.numpy()
+    labels = read_mnist()["train"].labels
     shares = np.bincount(labels) / 7
     parts = []
     for fold in range(7):

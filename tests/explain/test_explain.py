@@ -122,7 +122,7 @@ def read_rows(page: str, table: str) -> list[list[str]]:
 def find_pixels(index: int) -> tuple[np.ndarray, int]:
     """A test image of MNIST (28, 28) and its label."""
     images, labels = read_mnist()["test"]
-    return images[index, 0].numpy(), int(labels[index])
+    return images[index, 0], int(labels[index])
 
 
 def test_the_command_writes_one_page_and_its_pictures(page: Path, network: Trained) -> None:

@@ -22,7 +22,7 @@ from cnn_lab.sources.idx import read_mnist
 from cnn_lab.use.export import FILES, TOLERANCE, compare, describe, export, open_file, serialise
 from conftest import TrainedRun, compose_config, run_script
 
-DIGITS = read_mnist()["test"].images[:50].numpy()
+DIGITS = read_mnist()["test"].images[:50]
 ALONE = """
 import json, sys
 import numpy

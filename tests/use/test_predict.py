@@ -75,12 +75,12 @@ def test_thin_and_thick_pens_come_near_to_the_pens_of_mnist() -> None:
         ImageDraw.Draw(picture).line([(60, 40), (140, 40), (90, 160)], fill=0, width=width, joint="curve")
         shares.append((see(picture) > 127).mean())
     images, labels = read_mnist()["train"]
-    typical = (images[labels == 7] > 127).float().mean(dim=(1, 2, 3)).numpy()
+    typical = (images[labels == 7] > 127).mean(axis=(1, 2, 3))
     assert all(np.quantile(typical, 0.01) < share < np.quantile(typical, 0.99) for share in shares), shares
 
 
 def test_images_of_mnist_stay_as_they_are() -> None:
-    images = read_mnist()["test"].images[:50, 0].numpy()
+    images = read_mnist()["test"].images[:50, 0]
     differences = [np.abs(see(Image.fromarray(image)) - image).mean() for image in images]
     assert np.median(differences) < 3
 
@@ -142,8 +142,8 @@ def test_an_empty_page_has_no_digit(paper: str) -> None:
 
 def test_letters_are_unlike_digits_and_digits_are_not() -> None:
     data = read_mnist()
-    likeness = Likeness(data["train"].images[:10_000, 0].numpy())
-    assert likeness.is_like(data["test"].images[:1_000, 0].numpy()).mean() > 0.97
+    likeness = Likeness(data["train"].images[:10_000, 0])
+    assert likeness.is_like(data["test"].images[:1_000, 0]).mean() > 0.97
     letters = np.stack([see(write_digit(letter)) for letter in "ACEFHJKMNRTUVWXYadefhkmnprtw"])
     digits = np.stack([see(write_digit(digit)) for digit in range(10)])
     assert likeness.is_like(letters).sum() <= 7
