@@ -126,10 +126,8 @@ class ImageDataModule(LightningDataModule):
         loop = self.trainer.fit_loop
         epochs, batches = loop.epoch_progress, loop.epoch_loop.batch_progress
         is_inside = epochs.current.started > epochs.current.processed
-        return {
-            "epochs": epochs.current.processed,
-            "batches": batches.current.processed if is_inside else 0,
-        }
+        done = batches.current.processed if is_inside else 0
+        return {"epochs": epochs.current.processed, "batches": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Called by Lightning with what `state_dict` gave."""

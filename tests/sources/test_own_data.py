@@ -13,11 +13,11 @@ from cnn_lab.assembly import make
 from cnn_lab.data import ImageDataModule
 from cnn_lab.datasets import read_source
 from cnn_lab.errors import CnnLabError, ConfigError, DataError
-from cnn_lab.sampling import stratified_split
 from cnn_lab.settings.config import check_config
 from cnn_lab.sources import folder
 from cnn_lab.sources.arrays import read_arrays
 from cnn_lab.sources.folder import read_folder
+from cnn_lab.splitting import stratified_split
 from cnn_lab.sweeps.results import Record, compare
 from conftest import compose_config, only_run, read_readme, read_result, run_script, train_command
 
