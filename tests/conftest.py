@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from cnn_lab.runs.record import read_rows
 from cnn_lab.settings.config import PROJECT
+from cnn_lab.terminal.command import FULL_ERROR
 from forked import run_forked
 
 # No network, and one thread a process, since two workers test side by side.
@@ -45,7 +46,10 @@ def run_script(
 
     What it says while it is silent for long is left out of its standard error. With `fresh`, or where processes of its own are started, in an interpreter that starts from nothing.
     """
-    script, variables = PROJECT / "scripts" / name, {**os.environ, **ENVIRONMENT, **environment}
+    inherited = {
+        key: value for key, value in os.environ.items() if key != FULL_ERROR
+    }  # set by commands run here
+    script, variables = PROJECT / "scripts" / name, {**inherited, **ENVIRONMENT, **environment}
     if not fresh and not any("hydra/launcher=" in argument for argument in arguments):
         done = run_forked(script, arguments, cwd, variables)
     else:

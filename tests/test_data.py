@@ -234,7 +234,7 @@ def test_all_channels_of_all_images_are_shuffled_alike_and_shown_so() -> None:
 
 
 def test_as_many_means_as_channels_are_needed() -> None:
-    with pytest.raises(ConfigError, match=r"^data.std has 2 numbers, and images have 3 channels$"):
+    with pytest.raises(ConfigError, match=r"^data.std needs a number for each channel \(3\), not 2$"):
         make_colours(std=[0.2, 0.3])
 
 

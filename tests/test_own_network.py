@@ -117,7 +117,7 @@ MISTAKES = {
         "Error: model: name 'num_clases' is not defined\n"
         "  wrong.py, line 17, in __init__: self.head = nn.Linear(num_clases, 5)\n"
     )),
-    "Typo model.width=3": (2, "Error: model.width is no setting of wrong.Typo (it has none)\n"),
+    "Typo model.width=3": (2, "Error: wrong.Typo has no setting 'width' (it has none)\n"),
 }  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def test_the_commands_to_go_on_run(tmp_path: Path) -> None:
     outputs = f"output_dir={tmp_path}"
     assert train_command(*SMALL, "trainer.max_epochs=1", outputs).returncode == 0
     again = train_command(*first, outputs)
-    assert (again.returncode, "has nothing left to train (1 epochs are done)" in again.stderr) == (2, True)
+    assert (again.returncode, "has nothing left to train after 1 epoch;" in again.stderr) == (2, True)
     done = train_command(*[item.replace("=20", "=2") for item in longer], outputs)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -175,6 +175,13 @@ def test_tensorboard_serves_the_run_under_its_name(server: str, trained: Trained
 def test_the_error_it_shows_is_the_one_that_is_given() -> None:
     command, message = re.search(r"```\n\$ python scripts/train.py (.*)\n(Error: .*)\n```", TEXT).groups()
     assert train_command(*command.split()).stderr == f"{message}\n"
+
+
+def test_every_path_that_it_or_a_config_names_is_there() -> None:
+    path = re.compile(r"(?<![\w./-])(?:src|conf|scripts|tests|docs|benchmarks)/[\w./-]*\w")
+    for text in [PROJECT / "README.md", *(PROJECT / "conf").rglob("*.yaml")]:
+        named = path.findall(text.read_text())
+        assert [name for name in named if not (PROJECT / name).exists()] == [], text
 
 
 def test_its_tables_name_what_there_is() -> None:

@@ -62,7 +62,7 @@ def stop_in_the_last_step_that_is_allowed(state: Sequences) -> None:
 def give_fewer_steps_than_were_taken(state: Sequences) -> None:
     (run,) = state.train({}, (4, signal.SIGTERM)).values
     state.go_on(run, {"trainer.max_steps": "1"}, None)
-    assert "steps already; give more" in state.said
+    assert "; give more" in state.said
 
 
 def give_more_steps_to_a_run_that_was_stopped_in_its_test(state: Sequences) -> None:

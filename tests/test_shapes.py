@@ -73,11 +73,11 @@ def test_the_article_layer_by_layer() -> None:
         ({"head": "mean"}, "model.head=mean is not an option. Did you mean 'average'?"),
         (
             {"channels": [], "pool": ["max"]},
-            "model.pool has 1 values and model.channels 0: give one value for all blocks or one a block",
+            "model.pool has 1 value and model.channels 0: give one value for all blocks or one per block",
         ),
         (
             {"strides": [1, 1, 1]},
-            "model.strides has 3 values and model.channels 2: give one value for all blocks or one a block",
+            "model.strides has 3 values and model.channels 2: give one value for all blocks or one per block",
         ),
         (
             {"paddings": "sane"},

@@ -138,7 +138,7 @@ def test_hparams_has_the_same_columns_for_every_run() -> None:
     columns = [
         {
             name: type(value)
-            for name, value in flatten_settings(check_config(compose_config(*typed)), 1).items()
+            for name, value in flatten_settings(check_config(compose_config(*typed)), 1, 1).items()
         }
         for typed in (
             ["model.channels=[4]"],
@@ -153,8 +153,6 @@ def test_hparams_has_the_same_columns_for_every_run() -> None:
     ]
     assert columns[0] == columns[1] == columns[2]
     assert set(columns[0].values()) <= {int, float, str}
-    settings = flatten_settings(
-        check_config(compose_config("model.channels=[4,8]", "model.kernel_sizes=5")), 7
-    )
-    assert [settings[f"channels.{block}"] for block in range(4)] == [4, 8, 0, 0]
-    assert [settings[f"kernel_sizes.{block}"] for block in range(4)] == [5, 5, 0, 0]
+    config = check_config(compose_config("model.channels=[4,8]", "model.kernel_sizes=5"))
+    settings = flatten_settings(config, parameters=7, train_size=300)
+    assert [settings[name] for name in ("channels", "kernel_sizes", "train_size")] == ["[4,8]", "5", 300]

@@ -151,7 +151,7 @@ class ImageClassifier(LightningModule):
         except (ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"optimizer: {error}") from error
         if not isinstance(optimizer, Optimizer):
-            raise ConfigError(f"optimizer._target_ makes no Optimizer but a {type(optimizer).__name__}")
+            raise ConfigError(f"optimizer._target_ makes {type(optimizer).__name__}, not an Optimizer")
         try:
             return optimizer, self.make_scheduler(optimizer, total_steps)
         except (ValueError, TypeError) as error:

@@ -294,6 +294,6 @@ def _pair_levels(channels: int, **levels: float | Sequence[float]) -> list[tuple
     for name, value in levels.items():
         values = list(value) if isinstance(value, Sequence) else [value] * channels
         if len(values) != channels:
-            raise ConfigError(f"data.{name} has {len(values)} numbers, and images have {channels} channels")
+            raise ConfigError(f"data.{name} needs a number for each channel ({channels}), not {len(values)}")
         levels[name] = values
     return list(zip(*levels.values(), strict=True))  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ def read_source(source: Callable[..., Any], root: str | None, name: str) -> dict
         problem = f"{type(error).__name__}: {error}{list_own_lines(error)}"
         raise DataError(f"the source of {name} fails: {problem}") from error
     if not isinstance(found, Mapping):
-        raise DataError(f"the source of {name} returns a {type(found).__name__}, not train and test images")
+        raise DataError(f"the source of {name} returns {type(found).__name__}, not train and test images")
     read = dict(found)
     for part in ("train", "val", "test"):
         if part in read:

@@ -22,39 +22,31 @@ SAME_MEANING = [
         lr learningrate lrate
         maxepochs epochs epoch
         maxsteps steps iterations
-        batchsize batch bs minibatch
-        numworkers workers
+        batchsize bs minibatch
         devices gpus
         accelerator device gpu cuda
-        precision fp16 bf16 amp halfprecision
+        precision fp16 bf16 amp
         accumulategradbatches gradaccum gradientaccumulationsteps
-        gradientclipval clip gradclip clipgradnorm maxnorm maxgradnorm
+        gradientclipval gradclip clipgradnorm maxgradnorm
         limittestbatches testsize
         momentum betas
         weightdecay wd l2
-        channels filters width outchannels layers
-        kernelsizes kernel filtersize
-        hidden units hiddensize hiddenlayers fc
-        depth layers
+        channels filters width layers
+        hidden units hiddensize fc
         activation nonlinearity act
-        norm bn normalization batch batchnorm
+        norm batch bn normalization
         average avg mean
         silu swish
-        same half
-        valsize valsplit validationsize validationsplit validsize
+        valsize valsplit validationsize validationsplit
         root path dir folder datadir
         resume checkpoint ckpt load
         outputdir output outdir savedir logdir
         label name runname experimentname
-        seed randomseed
         model net network arch architecture
-        data dataset
         optimizer opt optim
-        scheduler lrscheduler
-        loss criterion lossfn
+        loss criterion
         logger wandb tensorboard mlflow
         accuracy acc
-        max maximum
     """.strip().splitlines()
 ]
 
@@ -181,7 +173,7 @@ def check_names(where: str, names: Sequence[str]) -> None:
     """
     for name, times in Counter(names).items():
         if times > 1:
-            raise ConfigError(f"{where} names the class {printable(name)} {times} times: rename all but one")
+            raise ConfigError(f"{where} names the class {printable(name)} more than once")
         if not name or UNPRINTABLE.search(name) or "${" in name:
             raise ConfigError(f"{where}: no class can have the name '{printable(name)}': rename it")
 

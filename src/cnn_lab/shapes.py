@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cnn_lab.errors import ConfigError, check_range, suggest
+from cnn_lab.errors import ConfigError, check_range, count, suggest
 
 ACTIVATIONS = {  # with PyTorch's name for each
     "relu": "ReLU",
@@ -209,10 +209,10 @@ def _check_size(layers: Sequence[Layer]) -> None:
         "values for each image": (values, MOST_VALUES),
         "multiply-adds for each image": (multiply_adds, MOST_MULTIPLY_ADDS),
     }
-    for what, (count, most) in limits.items():
-        if count > most:
+    for what, (found, most) in limits.items():
+        if found > most:
             raise ConfigError(
-                f"model: this network would have {_count(count)} {what}, and {_count(most)} is the most: use "
+                f"model: this network would have {_count(found)} {what}, and {_count(most)} is the most: use "
                 "fewer channels and features, smaller kernels and paddings, or more pooling"
             )
 
@@ -270,13 +270,13 @@ def as_list(value: T | Sequence[T]) -> list[T]:
     return [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)  # type: ignore[list-item]
 
 
-def _per_block(name: str, value: T | Sequence[T], count: int) -> list[T]:
+def _per_block(name: str, value: T | Sequence[T], blocks: int) -> list[T]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * count  # type: ignore[list-item]
-    if len(value) != count:
+        return [value] * blocks  # type: ignore[list-item]
+    if len(value) != blocks:
         raise ConfigError(
-            f"model.{name} has {len(value)} values and model.channels {count}: "
-            "give one value for all blocks or one a block"
+            f"model.{name} has {count(len(value), 'value')} and model.channels {blocks}: "
+            "give one value for all blocks or one per block"
         )
     return list(value)
 

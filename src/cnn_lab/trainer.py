@@ -11,7 +11,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Trainer
 
 from cnn_lab.assembly import make
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import ConfigError, count
 
 # glibc's mallopt parameters, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -55,8 +55,8 @@ def _check_processes(settings: Mapping[str, Any], accelerator: str) -> None:
     devices, cores = str(settings.get("devices", 1)), os.cpu_count() or 1
     if accelerator == "cpu" and devices.isdecimal() and int(devices) > cores:
         raise ConfigError(
-            f"trainer.devices={devices} would start {devices} processes on a CPU with {cores} "
-            f"core{'s' if cores > 1 else ''}; type trainer.devices=1"
+            f"trainer.devices={devices} would start {devices} processes on a CPU with "
+            f"{count(cores, 'core')}; type trainer.devices=1"
         )
 
 
@@ -81,7 +81,7 @@ def describe_device(trainer: Trainer) -> str:
 
 def _describe_cpu() -> str:
     threads = torch.get_num_threads()
-    return f"CPU with {threads} thread{'s' if threads > 1 else ''}"
+    return f"CPU with {count(threads, 'thread')}"
 
 
 def make_trainer(settings: Mapping[str, Any], plugins: Sequence[Any] = (), **supplied: Any) -> Trainer:

@@ -225,11 +225,11 @@ def test_a_finished_run_says_so_and_can_be_trained_for_longer(outputs: Path) -> 
     assert "max_epochs: 4" in (run / "config.yaml").read_text()
     with pytest.raises(ConfigError) as fewer:
         plan_resume(str(run), ["trainer.max_epochs=3"], outputs)
-    assert str(fewer.value) == f"trainer.max_epochs=3: {run} has 4 epochs already; give more"
+    assert str(fewer.value) == f"trainer.max_epochs=3: {run} already has 4 epochs; give more"
     again = train_command(f"resume={run}")
     assert again.returncode == 2
     assert again.stderr == (
-        f"Error: {run} has nothing left to train (4 epochs are done); "
+        f"Error: {run} has nothing left to train after 4 epochs; "
         "to train it for longer, add trainer.max_epochs=8, say\n"
     )
 

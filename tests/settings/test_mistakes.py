@@ -34,21 +34,21 @@ MISTAKES = {
     "model._target_=my_nets.MyNet": (
         f"model._target_=my_nets.MyNet: there is no module 'my_nets', neither in {Path.cwd()} nor installed"
     ),
-    "hydra.run.dir=foo": "hydra.run.dir=foo cannot be set: of Hydra's own settings there are hydra.launcher, ",
-    "hydra.output_subdir=../../x": "hydra.output_subdir=../../x cannot be set: ",
+    "hydra.run.dir=foo": "hydra.run.dir=foo cannot be set. Hydra's settings that can be set: hydra.launcher, ",
+    "hydra.output_subdir=../../x": "hydra.output_subdir=../../x cannot be set. ",
     "seed=one": "seed=one must be an integer",
     **{
         typed: f"{typed} has no value: type one after the =. If it comes from a shell variable, that variable is not set"
         for typed in ("resume=", "label=", "data.root=", "output_dir=", "model=", "+trainer.profiler=")
     },
     **{
-        typed: f"{typed.partition('=')[0]} is for a sweep: type -m and what was typed for it, too"
+        typed: f"{typed.partition('=')[0]} is for a sweep: add -m and what you typed for that sweep"
         for typed in ("sweep.repeat=latest", "hydra/launcher=joblib", "hydra.sweeper.n_trials=3")
     },
     "model.dropout=high": "model.dropout=high must be a number",
     "model.channels=16": "model.channels=16 must be a list of integers",
     "model.channels=16,32": (
-        "model.channels=16,32 gives several values: type -m to train a network for each, or brackets for one list: "
+        "model.channels=16,32 gives several values: add -m to train one network for each, or use brackets for one list: "
         "'model.channels=[16,32]'"
     ),
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9] must be a list like [number,number]",
@@ -67,11 +67,11 @@ MISTAKES = {
         "data.root is missing: cnn_lab.sources.idx.read_idx needs the place of the images"
     ),
     "data.classes=[3]": "data.classes=[3] must name two classes at least",
-    "data.classes=[3,8,3]": "data.classes=[3,8,3] names the class 3 twice",
+    "data.classes=[3,8,3]": "data.classes names the class 3 more than once",
     "data.val_size=2.5": "data.val_size=2.5 must be a number of images, or a share of them below 1",
     "data.fold=5": "data.fold=5 is out of range: with data.folds=5 there are 0 to 4",
     "model.kernel_sizes=[3,3,3]": (
-        "model.kernel_sizes has 3 values and model.channels 2: give one value for all blocks or one a block"
+        "model.kernel_sizes has 3 values and model.channels 2: give one value for all blocks or one per block"
     ),
     "model=resnet model.depth=21": (
         "model.depth=21 makes no whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=20"
@@ -104,7 +104,7 @@ MISTAKES = {
     "best=size": "best=size is not an option (choose from val/loss, val/accuracy)",
     "model.channels=[8": "'model.channels=[8' cannot be read as KEY=VALUE: ",
     "seed": "'seed' cannot be read as KEY=VALUE: ",
-    "optimizer=[[]]": "what was typed cannot be read (",
+    "optimizer=[[]]": "the command cannot be read (",
     "label=${nope}": "label: ",
 }  # fmt: skip
 
@@ -203,11 +203,11 @@ TRAINERS_MISTAKES = {
     "trainer.devices=4095": "trainer.devices=4095 would start 4095 processes on a CPU with ",
     "trainer.strategy=ddp_notebook": "trainer.strategy=ddp_notebook copies a run that has begun into ",
     "trainer._target_=torch.nn.Identity": "trainer._target_=torch.nn.Identity makes no Trainer",
-    "optimizer._target_=torch.nn.Identity": "optimizer._target_ makes no Optimizer but a Identity",
+    "optimizer._target_=torch.nn.Identity": "optimizer._target_ makes Identity, not an Optimizer",
     "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0": "optimizer: ",
     "scheduler=cosine trainer.max_epochs=null": "scheduler=cosine needs to know where the run ends: set trainer.max_",
     "trainer.max_epochs=-1 scheduler=one_cycle": "scheduler=one_cycle needs to know where the run ends: set trainer.",
-    "data.mean=[0.1,0.2]": "data.mean has 2 numbers, and images have 1 channels",
+    "data.mean=[0.1,0.2]": "data.mean needs a number for each channel (1), not 2",
 }  # fmt: skip
 
 

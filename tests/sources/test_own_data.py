@@ -89,7 +89,7 @@ def test_facts_are_found_from_arrays_and_stay_where_they_are_typed(tmp_path: Pat
         ({"y_train": np.eye(3)[LABELS]}, "own: train labels are float64, 30 x 3; give one number an image: labels.argmax(axis=1)"),
         ({"y_test": LABELS[:9] + 1}, "own is not as its settings state: test labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2 (give labels - 1)"),
         ({"x_train": BYTES * 0}, "own is not as its settings state: all pixels of all train images are 0"),
-        ({"class_names": ["disc", "disc", "ring"]}, "the source of own names the class disc 2 times: rename all but one"),
+        ({"class_names": ["disc", "disc", "ring"]}, "the source of own names the class disc more than once"),
         ({"class_names": ["a", "b", "${seed}"]}, "the source of own: no class can have the name '${seed}': rename it"),
         ({"y_train": LABELS[1:]}, "own is not as its settings state: there are 30 train images and 29 labels"),
         ({"x_train": BYTES.astype(object)}, "ROOT is no file of numbers as numpy.savez writes one"),

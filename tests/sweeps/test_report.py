@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import itertools
 import json
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from matplotlib import colors
 from PIL import Image
+from rich.console import Console
 
 from cnn_lab.commands import report
 from cnn_lab.pictures.style import BLUE, GRAY, save_figure
@@ -23,8 +25,10 @@ from cnn_lab.sweeps import curves
 from cnn_lab.sweeps.advice import advise
 from cnn_lab.sweeps.curves import draw_curves
 from cnn_lab.sweeps.plots import COLORS, choose_metric, describe_error_bars, draw_report, label_metric
+from cnn_lab.sweeps.report import write_report
 from cnn_lab.sweeps.results import collect, compare, describe, find_sweep, shorten_keys
 from cnn_lab.terminal.command import run_command
+from cnn_lab.terminal.screen import Screen
 from conftest import TrainedRun, compose_config, full_disk, run_script
 
 BASE = check_config(compose_config())
@@ -128,12 +132,12 @@ def advise_on(sweep: Path) -> list[str]:
     return advise(records, compare(records)[1], {"model.dropout": "dropout"})
 
 
-def test_a_report_says_who_is_behind_and_how_the_rest_is_settled(tmp_path: Path) -> None:
+def test_a_report_says_who_is_worse_and_how_the_rest_is_settled(tmp_path: Path) -> None:
     """Differences 0, 0.1, 1.5 and 10 points at a spread of 1; the setting with a single run is left out."""
     best = [0.94, 0.95, 0.96]
     runs = {
-        (dropout,): [value - behind for value in best]
-        for dropout, behind in {0.1: 0.0, 0.2: 0.001, 0.3: 0.015, 0.4: 0.1}.items()
+        (dropout,): [value - worse_by for value in best]
+        for dropout, worse_by in {0.1: 0.0, 0.2: 0.001, 0.3: 0.015, 0.4: 0.1}.items()
     }
     sweep = write_sweep(
         tmp_path / "a", {**runs, (0.5,): [0.99]}, "model.dropout", typed=["seed=0,1,2", "x='[8, 1]'"]
@@ -141,11 +145,11 @@ def test_a_report_says_who_is_behind_and_how_the_rest_is_settled(tmp_path: Path)
     command = f"python scripts/train.py -m 'x='\"'\"'[8, 1]'\"'\"'' sweep.resume={sweep} seed=0,1,2,3,4,5,6,7"
     assert advise_on(sweep) == [
         "Best on validation images, over 3 seeds: dropout 0.1.",
-        "Behind it: dropout 0.4.",
-        "Perhaps behind it: dropout 0.3.",
-        "No difference that 3 seeds could show, or any number within reach (30): dropout 0.2.",
-        "With a single run, and so not compared: dropout 0.5.",
-        f"About 8 runs a setting would tell whether dropout 0.3 is behind: {command}",
+        "Worse: dropout 0.4.",
+        "Undecided: dropout 0.3.",
+        "No difference visible with 3 seeds, nor with 30 runs per setting: dropout 0.2.",
+        "Not compared, with a single run each: dropout 0.5.",
+        f"About 8 runs per setting should show whether dropout 0.3 is worse: {command}",
     ]
     done = run_script("report.py", str(sweep))
     assert (done.returncode, done.stderr) == (0, "")
@@ -153,33 +157,29 @@ def test_a_report_says_who_is_behind_and_how_the_rest_is_settled(tmp_path: Path)
     with (sweep / "report.csv").open() as file:
         rows = {row["model.dropout"]: row for row in csv.DictReader(file)}
     verdict = compare(collect([sweep]))[1][4].verdict
-    interval = f"behind 10.00 ({100 * verdict.low:.2f} to {100 * verdict.high:.2f})"
+    interval = f"worse: 10.00 ({100 * verdict.low:.2f} to {100 * verdict.high:.2f})"
     assert interval in report
     assert interval in done.stdout
     assert command in done.stdout
-    assert [rows[name]["verdict"] for name in ("0.1", "0.4", "0.5")] == ["best", "behind", ""]
-    assert [float(rows["0.4"][name]) for name in ("behind", "behind/low", "behind/high")] == pytest.approx(
-        [0.1, verdict.low, verdict.high]
-    )
+    assert [rows[name]["verdict"] for name in ("0.1", "0.4", "0.5")] == ["best", "worse", ""]
+    assert [
+        float(rows["0.4"][name]) for name in ("worse_by", "worse_by/low", "worse_by/high")
+    ] == pytest.approx([0.1, verdict.low, verdict.high])
 
 
 def test_single_runs_say_nothing_about_differences(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, {(0.1,): [0.95], (0.5,): [0.90]}, "model.dropout")
     best, advice = advise_on(sweep)
     assert best == "Best on validation images: dropout 0.1."
-    assert advice.startswith(
-        "With 1 run a setting, nothing can be said about differences; with 5 seeds it can: "
-    )
+    assert advice.startswith("A single run per setting says nothing about differences; 5 do: ")
     assert advice.endswith(f" sweep.resume={sweep} seed=0,1,2,3,4")
 
 
 def test_the_best_of_a_search_is_too_good_by_its_choice(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, {(0.1,): [0.95], (0.5,): [0.90]}, "model.dropout", kind="search")
     best, choice, advice = advise_on(sweep)
-    assert best == "Best of 2 settings on validation images: dropout 0.1, with 95.00%."
-    assert choice.endswith(
-        "it tends to look better than it is; test images, which chose nothing, give 95.00%."
-    )
+    assert best == "Best of 2 settings: dropout 0.1. Validation images give 95.00%."
+    assert choice.endswith("tends to be too good; on test images, which chose nothing, it reaches 95.00%.")
     assert advice.startswith("Compare the best 3 over 5 seeds that chose nothing: ")
     assert advice.endswith(f" sweep.repeat={sweep} seed=1,2,3,4,5")
 
@@ -192,8 +192,8 @@ def test_the_best_of_a_search_is_told_in_what_it_was_chosen_by(tmp_path: Path) -
         result["best"]["val/f1"] = f1
         path.write_text(json.dumps(result))
     best, choice, _ = advise_on(sweep)
-    assert best == "Best of 2 settings on validation images: dropout 0.5, with f1 0.875."
-    assert choice.endswith("test images, which chose nothing, give f1 0.5.")
+    assert best == "Best of 2 settings: dropout 0.5. Validation images give f1 0.875."
+    assert choice.endswith("on test images, which chose nothing, it reaches f1 0.5.")
 
 
 def test_folds_count_as_seeds_do(tmp_path: Path) -> None:
@@ -211,7 +211,46 @@ def test_folds_count_as_seeds_do(tmp_path: Path) -> None:
     assert describe_error_bars(settings, "val/accuracy") == "error bars: one standard deviation over 5 folds"
     said = advise(records, settings, {"model.dropout": "dropout"})
     assert said[0] == "Best on validation images, over 5 folds: dropout 0.0."
-    assert said[-1] == "About 10 runs a setting would tell whether dropout 0.1 is behind: add seed=0,1"
+    assert said[1] == "Undecided: dropout 0.1."
+    assert not any("per setting" in line for line in said)  # 10 would be needed, and there are 5 folds
+
+
+def test_more_folds_are_advised_where_there_are_some(tmp_path: Path) -> None:
+    for number in range(6):
+        settings = {"model.dropout": number // 3 / 10, "data.fold": number % 3}
+        accuracy = 0.9 + number % 3 / 100 - number // 3 / 50
+        write_run(tmp_path / f"{number}-x", settings, accuracy, fingerprint=str(number))
+    records = collect([tmp_path])
+    said = advise(records, compare(records)[1], {"model.dropout": "dropout"})
+    assert said[-1].endswith(" should show whether dropout 0.1 is worse: add data.fold=0,1,2,3")
+
+
+def test_two_seeds_give_only_the_least_number_of_runs(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, {(0.1,): [0.95, 0.96], (0.5,): [0.91, 0.94]}, "model.dropout")
+    assert advise_on(sweep)[-1].startswith(
+        "At least 5 runs per setting should show whether dropout 0.5 is worse"
+    )
+
+
+def test_a_null_that_varies_is_shown_as_it_is_typed(tmp_path: Path) -> None:
+    values = {(None,): [0.95, 0.96, 0.97], (3,): [0.90, 0.91, 0.92]}
+    sweep = write_sweep(tmp_path, values, "early_stopping.patience")
+    done = run_script("report.py", str(sweep))
+    assert "Best on validation images, over 3 seeds: patience null." in done.stdout
+    with (sweep / "report.csv").open() as file:
+        assert {row["early_stopping.patience"] for row in csv.DictReader(file)} == {"null", "3"}
+    assert "\n| null | " in (sweep / "report.md").read_text()
+
+
+def test_a_narrow_terminal_gets_fewer_columns(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, {(0.1,): [0.95, 0.96, 0.97], (0.5,): [0.93, 0.97, 0.94]}, "model.dropout")
+    screen = Screen()
+    screen.console = Console(file=io.StringIO(), width=80)
+    write_report(collect([sweep]), sweep, screen, "title")
+    _, head, *rows = screen.console.file.getvalue().splitlines()
+    assert max(map(len, [head, *rows[:3]])) <= 80
+    assert " ".join(head.split()) == "dropout runs val accuracy gap to the best, points test accuracy"
+    assert rows[2] == "Not shown for lack of space: seconds, parameters (see report.md)"
 
 
 def test_a_run_that_was_repeated_is_no_second_seed(tmp_path: Path) -> None:
@@ -369,8 +408,8 @@ def test_one_number_gives_a_line_with_error_bars(tmp_path: Path) -> None:
     assert 500 < count_pixels(picture, BLUE, 0, 2) < 20_000
     upper, lower = picture.crop((0, 0, 1380, 540)), picture.crop((0, 540, 1380, 1080))
     for panel in range(2):
-        assert 100 < count_pixels(upper, COLORS["no difference"], panel, 2) < 5_000
-        alike = [count_pixels(lower, color, panel, 2) for color in (BLUE, COLORS["no difference"])]
+        assert 100 < count_pixels(upper, COLORS["no difference visible"], panel, 2) < 5_000
+        alike = [count_pixels(lower, color, panel, 2) for color in (BLUE, COLORS["no difference visible"])]
         assert sum(alike) > 100  # one upon the other, since they cost the same
         assert all(count_pixels(half, GRAY, panel, 2) > 50 for half in (upper, lower))
 
@@ -397,9 +436,9 @@ def test_what_chooses_the_best_checkpoint_orders_a_report_in_its_own_unit(tmp_pa
     rows = [
         line for line in (tmp_path / "b" / "report.md").read_text().splitlines() if line.startswith("| 0.")
     ]
-    assert "against the best, val/loss" in done.stdout
+    assert "gap to the best, val/loss" in done.stdout
     assert [row.split(" | ")[0] for row in rows] == ["| 0.5", "| 0.1"]
-    assert "| behind 0.2000 (" in rows[1]
+    assert "| worse: 0.2000 (" in rows[1]
     assert f"Best run: {tmp_path / 'a' / '3-x'}\n" in done.stdout
     drawn = choose_metric(compare(collect([tmp_path / "a"]))[1])
     assert (drawn, label_metric(drawn, as_error=True)) == ("val/loss", "validation loss")

@@ -110,7 +110,7 @@ def test_a_search_prunes_bad_trials_survives_a_kill_and_names_the_best(tmp_path:
         writer.kill()
     done = train_command(*SEARCH, f"output_dir={elsewhere}", "sweep.resume=latest")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.match(rf"6 trials in {sweep}; [2-4] are done already\n", done.stdout)
+    assert re.match(rf"6 trials in {sweep}; [2-4] are already complete\n", done.stdout)
     runs = read_runs(sweep)
     assert {name: runs[name]["started"] for name in before} == {
         name: run["started"] for name, run in before.items()
@@ -153,13 +153,13 @@ def test_failed_trials_are_failed_trials_and_a_database_may_hold_them(tmp_path: 
     states = {trial.params["model.channels"]: trial.state.name for trial in study.trials}
     assert states == {"[2]": "COMPLETE", "[2,2,2,2,2]": "FAIL"}
     assert len(study.trials) == 4
-    assert "refused: model: block 5" in done.stdout
+    assert "rejected: model: block 5" in done.stdout
     assert not (only_sweep(tmp_path) / "study.log").exists()
     assert (
         run_again(done.stdout)["fingerprint"]
         == read_result(Path(study.best_trial.user_attrs[RUN]))["fingerprint"]
     )
-    assert "How much each key matters takes 40 trials, " in done.stdout
+    assert " of 40) to say how much each key matters." in done.stdout
     paths = [Path(trial.user_attrs[RUN]) for trial in study.trials if trial.state == TrialState.COMPLETE]
     best = {path.name.partition("-")[2] for path in paths}
     done = run_advice(done.stdout, "seeds that chose nothing", seed="3,4")

@@ -113,13 +113,13 @@ def test_a_sweep_prints_a_line_a_run_and_a_table_with_means_and_spreads(swept: t
     assert lines[0] == f"6 runs in {sweep}"
     reason = "model: block 5: a 2x2 pool does not fit its 1x1 input; use fewer blocks or model.pool=none"
     refused = [name for name in runs if "2-2-2-2-2" in name]
-    assert lines[1] == f"{refused[0]} and 1 more are refused: {reason}"
+    assert lines[1] == f"{refused[0]} and 1 more are rejected: {reason}"
     assert [runs[name]["error"] for name in refused] == [reason] * 2
     for number, (name, line) in enumerate(zip(list(runs)[:4], lines[2:6], strict=True), 3):
         pattern = rf" +{number}/6  {name} +completed +val +[\d.]+%  test +[\d.]+% +[\d.]+ s"
         assert re.fullmatch(pattern, line), line
     table = [line.split() for line in lines[7:11]]
-    against = "against the best, points"
+    against = "gap to the best, points"
     assert (
         " ".join(table[0]) == f"channels runs val accuracy {against} test accuracy parameters seconds status"
     )
@@ -135,10 +135,10 @@ def test_a_sweep_prints_a_line_a_run_and_a_table_with_means_and_spreads(swept: t
         means.append((values.mean().item(), channels))
     assert [row[0] for row in table[1:]] == [max(means)[1], min(means)[1], "[2,2,2,2,2]"]
     assert table[3][-1] == "failed"
-    assert (done.returncode, done.stderr) == (1, "Error: 2 of 6 runs failed, 2 of them refused\n")
+    assert (done.returncode, done.stderr) == (1, "Error: 2 of 6 runs failed, 2 of them rejected\n")
     assert done.stdout.count(reason) == 1
     assert (sweep / "report.md").read_text().count(reason) == 1
-    assert "Go on with" not in done.stdout
+    assert "Continue with" not in done.stdout
 
 
 def test_a_sweep_leaves_a_report_and_a_directory_for_each_run(swept: tuple[Any, Path]) -> None:
@@ -178,7 +178,7 @@ def test_a_run_that_fails_says_why_and_a_sweep_goes_on(tmp_path: Path) -> None:
     assert read_result(completed)["status"] == "completed"
     done = train_command("-m", *arguments, f"output_dir={tmp_path}", "sweep.resume=latest")
     assert "2 runs in" in done.stdout
-    assert "; 1 are done already" in done.stdout
+    assert "; 1 is already complete" in done.stdout
     assert [run["status"] for run in read_runs(sweep).values()] == ["failed", "completed", "failed"]
     assert done.stderr.startswith("Error: 1 of 2 runs failed:\n")
 
@@ -267,8 +267,8 @@ def test_a_sweep_that_was_moved_repeats_nothing_that_is_done_or_refused(
     before = {name: run["started"] for name, run in read_runs(sweep).items()}
     done = train_command("-m", *SWEPT, f"output_dir={sweep.parents[1]}", "sweep.resume=latest")
     assert {name: run["started"] for name, run in read_runs(sweep).items()} == before
-    assert done.stdout.startswith(f"6 runs in {sweep}; 4 are done already\n")
-    assert (done.returncode, done.stderr) == (1, "Error: 2 of 6 runs failed, 2 of them refused\n")
+    assert done.stdout.startswith(f"6 runs in {sweep}; 4 are already complete\n")
+    assert (done.returncode, done.stderr) == (1, "Error: 2 of 6 runs failed, 2 of them rejected\n")
 
 
 def test_the_same_settings_are_trained_once_and_the_best_can_be_trained_again(tmp_path: Path) -> None:
@@ -276,14 +276,14 @@ def test_the_same_settings_are_trained_once_and_the_best_can_be_trained_again(tm
     typed = [*TINY, "model.channels=[2]", "model.dropout=0,0.5", "seed=0,0", f"output_dir={tmp_path}"]
     done = train_command("experiment=dropout", *typed)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("4 combinations set up 2 different runs\n2 runs in ")
+    assert done.stdout.startswith("4 combinations make 2 different runs\n2 runs in ")
     runs = read_runs(only_sweep(tmp_path))
     assert [run["epochs"] for run in runs.values()] == [4, 4]
     best = max(runs, key=lambda name: runs[name]["best"]["val/accuracy"])
     assert f"Best run: {only_sweep(tmp_path) / best}\n" in done.stdout
     assert run_again(done.stdout)["fingerprint"] == runs[best]["fingerprint"]
-    more = run_advice(done.stdout, "1 run a setting")
-    assert more.stdout.startswith(f"10 runs in {only_sweep(tmp_path)}; 2 are done already\n")
+    more = run_advice(done.stdout, "A single run per setting")
+    assert more.stdout.startswith(f"10 runs in {only_sweep(tmp_path)}; 2 are already complete\n")
     assert "Best on validation images, over 5 seeds: dropout 0" in more.stdout
 
 
@@ -298,7 +298,7 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     first = (sweep / "0-max_epochs-1" / "result.json").read_bytes()
     done = train_command(*arguments, "trainer.max_epochs=1,10,2", "sweep.resume=latest")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"3 runs in {sweep}; 1 are done already" in done.stdout
+    assert f"3 runs in {sweep}; 1 is already complete" in done.stdout
     runs = read_runs(sweep)
     assert {name: (run["status"], run["epochs"]) for name, run in runs.items()} == {
         f"{number}-max_epochs-{epochs}": ("completed", epochs) for number, epochs in enumerate((1, 10, 2))
@@ -325,8 +325,8 @@ def test_an_interrupted_sweep_says_what_is_done_and_how_to_go_on(tmp_path: Path)
     in_use = f"Error: {sweep} is in use by another process: wait for it, or stop it first\n"
     assert (second.returncode, second.stderr) == (1, in_use)
     assert code == 130
-    assert "Interrupted: 1 of 4 runs are done." in output
-    command = re.search(r"Go on with: python (\S+) (.*)", output)
+    assert "Interrupted with 1 of 4 runs complete." in output
+    command = re.search(r"Continue with: python (\S+) (.*)", output)
     assert command
     assert shlex.split(command[2]) == [*arguments, f"output_dir={tmp_path}", f"sweep.resume={sweep}"]
     assert [run["status"] for run in read_runs(sweep).values()] == ["completed", "interrupted"]
@@ -375,7 +375,7 @@ with hold(run_dir):
         ),
         (
             [*SWEPT, "hydra/sweeper=optuna", "sweep.resume={sweep}"],
-            "{sweep} is a grid, not a search: it cannot be resumed as one",
+            "{sweep} is a grid, not a search: it cannot be continued as one",
         ),
         (
             ["seed=0,1", "sweep.repeat={sweep}"],

@@ -71,7 +71,7 @@ def test_the_screen_shows_what_a_user_needs_and_nothing_else(trained: TrainedRun
     assert [line.split("  ")[0] for line in lines[15:19]] == [
         "validation accuracy", "test accuracy", "data", "time"
     ]  # fmt: skip
-    assert lines[19] == f"Measure it again: python scripts/evaluate.py {trained.path}"
+    assert lines[19] == f"Evaluate it again: python scripts/evaluate.py {trained.path}"
     assert lines[20] == f"See its curves:   tensorboard --logdir {trained.output_dir}"
     assert len(lines) == 21
     assert trained.process.stderr == ""
@@ -262,7 +262,7 @@ def test_after_ctrl_c_a_run_has_all_its_finished_epochs(tmp_path: Path) -> None:
     assert len(rows) >= 3
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] >= int(rows[-1]["step"])
-    assert f"Interrupted. Go on with it: python scripts/train.py resume={run}" in rest
+    assert f"Interrupted. Continue with: python scripts/train.py resume={run}" in rest
     assert (run / "curves.png").is_file()
 
 
@@ -275,7 +275,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better_and_says_so(tmp_path: Pat
     result = read_result(only_run(tmp_path))
     assert (result["epochs"], result["ended_by"]) == (3, "early_stopping")
     assert re.search(
-        r"^Early stopping: val/loss was no better for 2 epochs; the best was 2\.\d{4}$", done.stdout, re.M
+        r"^Early stopping: val/loss did not improve for 2 epochs; the best was 2\.\d{4}$", done.stdout, re.M
     )
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     screen.show(f"all {numbers['images']:,} test images of {numbers['dataset']}, in float32\n")
     for line in found.describe():
         screen.show(line)
-    screen.show(f"\nThe {differing:,} images on which they differ: {shorten(sheet)}")
+    screen.show(f"\nImages on which they differ ({differing:,}): {shorten(sheet)}")
 
 
 def choose_runs(sweep: Path) -> list[Path]:

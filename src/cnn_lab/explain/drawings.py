@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cnn_lab.errors import count
 from cnn_lab.explain import arithmetic
 from cnn_lab.explain.animation import SMALL, draw_slide
 from cnn_lab.explain.numbers import draw_grid, draw_map, number
@@ -142,7 +143,7 @@ def count_maps(maps: np.ndarray) -> str:
     size = f"{maps.shape[1]} x {maps.shape[2]}"
     if len(maps) > MAPS_SHOWN:
         return f"{MAPS_SHOWN} of {len(maps)} maps of {size}"
-    return f"{len(maps)} map{'s' if len(maps) > 1 else ''} of {size}"
+    return f"{count(len(maps), 'map')} of {size}"
 
 
 def draw_linear(story: Story) -> Image.Image:
@@ -152,7 +153,7 @@ def draw_linear(story: Story) -> Image.Image:
         columns = min(len(values), 128 if len(values) > 1024 else 64)
         padded = np.pad(values, (0, -len(values) % columns)).reshape(-1, columns)
         picture = enlarge(shade(padded, block_scale(values)), columns * min(32, WIDTH // columns))
-        strips.append((f"{name}: {len(values):,} number{'s' if len(values) > 1 else ''}", picture))
+        strips.append((f"{name}: {count(len(values), 'number')}", picture))
     return stack_pictures(strips)
 
 

@@ -45,7 +45,7 @@ def draw_curves(
                 )
         axes.set_xlabel("epoch")
         axes.set_ylabel(quantity)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if best and next(iter(best)) == f"val/{quantity}":  # it chose the checkpoint
             _mark_best(axes, quantity, best)
         if quantity == "accuracy":

@@ -10,10 +10,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
 from cnn_lab.settings.config import MEASURED
+from cnn_lab.settings.groups import show
 from cnn_lab.shapes import Layer
 from cnn_lab.terminal.screen import format_layers
 
-BLOCKS_COMPARED = 4
+TEXTS = ("channels", "kernel_sizes", "pool", "activation", "norm", "head", "hidden")  # of a network
 
 
 def make_charts(quantities: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
@@ -83,7 +84,7 @@ class EventLogger(TensorBoardLogger):
         plugin = columns.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)
         for setting in content.experiment.hparam_infos:
-            setting.differs = setting.name.partition(".")[0] in typed
+            setting.differs = setting.name in typed
         plugin.content = content.SerializeToString()
         for summary in (columns, *row):
             writer.file_writer.add_summary(summary)
@@ -92,45 +93,35 @@ class EventLogger(TensorBoardLogger):
         self.save()
 
 
-def flatten_settings(config: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+def flatten_settings(config: Mapping[str, Any], parameters: int, train_size: int) -> dict[str, Any]:
     """What HPARAMS compares runs by: plain numbers and strings, the same columns for every run.
 
-    HPARAMS takes its columns from one run and leaves out the runs that miss one. A list becomes `name.0`,
-    `name.1`, ..., with 0 for blocks that a network does not have.
+    HPARAMS takes its columns from one run and leaves out the runs that miss one. A list is a text.
+
+    Args:
+        train_size: how many images the run trains on.
     """
-    model, optimizer = config["model"], config["optimizer"]
-    channels = _as_list(model.get("channels", 0))
-    kernels = _as_list(model.get("kernel_sizes", 0))
-    kernels = kernels * len(channels) if len(kernels) == 1 else kernels
+    data, model, optimizer = config["data"], config["model"], config["optimizer"]
     settings = {
         "parameters": parameters,
+        "train_size": train_size,
         "seed": config["seed"],
+        "data": data.get("name", ""),
         "model": _name_target(model),
         "optimizer": _name_target(optimizer),
         "scheduler": _name_target(config["scheduler"]),
         **{name: optimizer.get(name, 0.0) for name in ("lr", "weight_decay", "momentum")},
-        "batch_size": config["data"].get("batch_size", 0),
+        "batch_size": data.get("batch_size", 0),
         "max_epochs": config["trainer"].get("max_epochs", 0),
         "dropout": model.get("dropout", 0.0),
-        "activation": model.get("activation", ""),
-        "norm": model.get("norm") or "none",
-        **{f"channels.{index}": size for index, size in enumerate(_pad(channels))},
-        **{f"kernel_sizes.{index}": size for index, size in enumerate(_pad(kernels))},
+        **{name: show(model.get(name, "")) for name in TEXTS},
     }
     plain = (int, float, str)  # another may be the config of a target
-    return {name: value if isinstance(value, plain) else str(value) for name, value in settings.items()}
+    return {name: value if isinstance(value, plain) else show(value) for name, value in settings.items()}
 
 
 def _name_target(node: Mapping[str, Any]) -> str:
     return node["_target_"].rpartition(".")[2]
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _pad(values: list[int]) -> list[int]:
-    return [*values, *[0] * BLOCKS_COMPARED][:BLOCKS_COMPARED]
 
 
 def _as_markdown(table: Table) -> str:

@@ -95,12 +95,21 @@ def make_label(overrides: Sequence[str]) -> str:
         name = key if key in GROUPS else key.rpartition(".")[2]
         words = [value] if key == "experiment" else [name, *re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)]
         parts.append("-".join(words))
+    while len("_".join(parts)) > LABEL_LENGTH:
+        longest = max(range(len(parts)), key=lambda place: len(parts[place]))
+        parts[longest] = _cut_middle(parts[longest], len(parts[longest]) - 1)
     return clean_label("_".join(parts)) or "default"
 
 
 def clean_label(label: str) -> str:
     """A label without what has a meaning in paths, and not too long for one."""
-    return re.sub(r"[^\w.+-]", "-", label)[:LABEL_LENGTH]
+    return _cut_middle(re.sub(r"[^\w.+-]", "-", label), LABEL_LENGTH)
+
+
+def _cut_middle(text: str, length: int) -> str:
+    """The beginning and the end of a text that is too long: names begin, and values end it."""
+    half = length // 2
+    return text if len(text) <= length else text[:half] + text[half - length :]
 
 
 def find_run(path: str | Path | None = None) -> tuple[Path, Path]:

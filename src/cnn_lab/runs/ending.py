@@ -76,8 +76,8 @@ def _record_end(run: Run, ending: Mapping[str, Any]) -> None:
 
 def _describe_interruption(run: Run) -> str:
     if not (run.path / LAST_CHECKPOINT).exists():
-        return f"Interrupted, with nothing to go on from. What there is: {shorten(run.path)}"
-    return f"Interrupted. Go on with it: {_resume_command(run)}"
+        return f"Interrupted before the first checkpoint, so it cannot continue. See {shorten(run.path)}"
+    return f"Interrupted. Continue with: {_resume_command(run)}"
 
 
 def _describe_failure(run: Run, error: Exception) -> str:
@@ -100,7 +100,7 @@ def _find_write_failure(run: Run, error: Exception) -> WriteError | None:
 def _describe_write_failure(run: Run, failure: WriteError) -> str:
     has_checkpoint = (run.path / LAST_CHECKPOINT).is_file()
     then = f"continue with: {_resume_command(run)}" if has_checkpoint else "start it again"
-    return f"{failure}. When that is mended, {then}"
+    return f"{failure}. When this is solved, {then}"
 
 
 def _resume_command(run: Run) -> str:

@@ -168,7 +168,7 @@ class Recorder(Callback):
             "test_loss": result["test/loss"],
             "seconds_per_epoch": result.get("seconds_per_epoch", 0.0),
         }
-        settings = flatten_settings(self.config, result["parameters"])
+        settings = flatten_settings(self.config, result["parameters"], result["dataset"]["sizes"]["train"])
         if self.run.writes:
             self.events.log_result(settings, metrics, result["overrides"])
 

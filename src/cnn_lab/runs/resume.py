@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import ConfigError, count
 from cnn_lab.runs.directory import find_latest_run
 from cnn_lab.runs.lock import is_alive
 from cnn_lab.runs.record import LAST_CHECKPOINT, read_result
@@ -123,12 +123,12 @@ def _check_worth(
         _check_extension(run_dir, earlier.get("ended_by"), done, longer)
     if "trainer.max_epochs" in longer and epochs is not None and 0 < epochs <= done:
         raise ConfigError(
-            f"trainer.max_epochs={epochs}: {shorten(run_dir)} has {done} epochs already; give more"
+            f"trainer.max_epochs={epochs}: {shorten(run_dir)} already has {count(done, 'epoch')}; give more"
         )
     steps, saved = settings["trainer"].get("max_steps", -1), earlier.get("checkpoint_step", 0)
     if "trainer.max_steps" in longer and 0 < steps <= saved:
         raise ConfigError(
-            f"trainer.max_steps={steps}: {shorten(run_dir)} has {saved} steps already; give more"
+            f"trainer.max_steps={steps}: {shorten(run_dir)} already has {count(saved, 'step')}; give more"
         )
     if not (run_dir / LAST_CHECKPOINT).is_file():
         raise ConfigError(
@@ -150,13 +150,13 @@ def _check_extension(run_dir: Path, ended_by: str | None, done: int, longer: Seq
     """Refuse to train a run for longer where what ended its training still would."""
     if ended_by == "early_stopping":
         raise ConfigError(
-            f"{shorten(run_dir)} was ended by early stopping after {done} epochs, and would be again; start "
-            "a new run with another early_stopping.patience"
+            f"early stopping ended {shorten(run_dir)} after {count(done, 'epoch')}, and would again; "
+            "start a new run with another early_stopping.patience"
         )
     limit = f"trainer.{ended_by or 'max_epochs'}"
     if limit not in longer:
         more = f"{limit}={2 * done}" if limit == "trainer.max_epochs" else f"a larger {limit}"
         raise ConfigError(
-            f"{shorten(run_dir)} has nothing left to train ({done} epochs are done); "
+            f"{shorten(run_dir)} has nothing left to train after {count(done, 'epoch')}; "
             f"to train it for longer, add {more}, say"
         )

@@ -1,5 +1,6 @@
 """One group of settings, checked in one pass: which there are, of which types and in which ranges."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -124,9 +125,11 @@ def describe_supplied(group: str, name: str) -> str:
 
 def show(value: Any) -> str:
     """A value as it is typed."""
+    if isinstance(value, list):
+        return f"[{','.join(map(show, value))}]"
     if isinstance(value, bool) or value is None:
-        return str(value).lower().replace("none", "null")
-    return str(value).replace(" ", "")
+        return json.dumps(value)
+    return str(value)
 
 
 def _check_type(key: str, value: Any, parameter: Parameter | None, group: str) -> None:

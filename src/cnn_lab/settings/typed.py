@@ -1,4 +1,4 @@
-"""What was typed on the command line: what Hydra stumbles over in it, told in the words of this project.
+"""What was typed on the command line: Hydra's errors about it, in the words of this project.
 
 Nothing here imports torch.
 """
@@ -31,7 +31,7 @@ HYDRA_SETTINGS = ("launcher", "sweeper", "mode", "verbose", "searchpath", "job.e
 
 
 def check_typed(arguments: Sequence[str]) -> None:
-    """Refuse options that there are not, and settings of Hydra's own that have no meaning here.
+    """Reject unknown options, and those of Hydra's settings that have no meaning here.
 
     Raises:
         ConfigError: naming the first.
@@ -41,7 +41,7 @@ def check_typed(arguments: Sequence[str]) -> None:
     for option in (item for item in arguments if re.match(r"--?[a-zA-Z]", item)):
         if option.partition("=")[0] not in OPTIONS:
             raise ConfigError(
-                f"{option} is no option: a setting is typed as KEY=VALUE, without dashes, as in "
+                f"unknown option {option}. Settings are written as KEY=VALUE, without dashes, as in "
                 "optimizer.lr=0.01 (--help lists what there is)"
             )
     _check_sweep(arguments)
@@ -55,7 +55,7 @@ def check_typed(arguments: Sequence[str]) -> None:
         name = (found["name"] or "").strip() if found else ""
         if found and not re.match(rf"({'|'.join(HYDRA_SETTINGS)})([./]|$)", name):
             raise ConfigError(
-                f"{override:.100} cannot be set: of Hydra's own settings there are "
+                f"{override:.100} cannot be set. Hydra's settings that can be set: "
                 + ", ".join(f"hydra.{item}" for item in HYDRA_SETTINGS)
             )
 
@@ -74,14 +74,14 @@ def _check_sweep(arguments: Sequence[str]) -> None:
     is_sweep = bool(set(MULTIRUN) & set(arguments))
     keys = [item.partition("=")[0] for item in arguments if "=" in item]
     if is_sweep and "resume" in keys:
-        raise ConfigError("resume goes on with one run, and -m starts several: type sweep.resume=, or no -m")
+        raise ConfigError("resume continues a single run; with -m, type sweep.resume= instead")
     is_for_one = not is_sweep and not {"experiment", "search", "hydra.mode"} & set(keys)
     for key in keys if is_for_one else ():
         if key.startswith(("sweep.re", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")):
-            raise ConfigError(f"{key} is for a sweep: type -m and what was typed for it, too")
+            raise ConfigError(f"{key} is for a sweep: add -m and what you typed for that sweep")
     for key in keys if is_sweep else ():
         if keys.count(key) > 1:
-            raise ConfigError(f"{key} is typed twice: put all its values into one, as in {key}=A,B")
+            raise ConfigError(f"{key} is given twice: put all its values into one, as in {key}=A,B")
 
 
 def is_about_typing(error: Exception) -> bool:
@@ -109,7 +109,7 @@ def explain(error: Exception) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         return _explain_type(cause.full_key, cause.value)
     if not isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-        return f"what was typed cannot be read ({error}): give GROUP=OPTION, KEY=VALUE or +KEY=VALUE"
+        return f"the command cannot be read ({error}): type GROUP=OPTION, KEY=VALUE or +KEY=VALUE"
     return "\n".join(line for line in str(error).splitlines() if not line.startswith("See https://"))
 
 
@@ -128,13 +128,15 @@ def _explain_unreadable(override: str) -> str:
     """Say what is wrong with an override that Hydra's grammar does not have."""
     key, sign, value = override.partition("=")
     if not sign or not key:
-        hint = "write it in one piece, without spaces around =; --help lists what there is"
+        hint = "leave no spaces around = (--help lists what there is)"
     elif value.count("[") != value.count("]") or value.count("{") != value.count("}"):
-        hint = f"a bracket is open; put quotes around a list that has spaces, as in '{key}=[8, 16]'"
+        hint = (
+            f"a bracket is not closed; put quotes around a list that contains spaces, as in '{key}=[8, 16]'"
+        )
     elif value.startswith("~"):
         hint = f"write $HOME for ~, as in {key}=$HOME{value[1:]}"
     else:
-        hint = f"put what is no plain word in quotes, and all of it in others: '{key}=\"{value}\"'"
+        hint = f"put double quotes around the value and single quotes around everything: '{key}=\"{value}\"'"
     return f"'{override}' cannot be read as KEY=VALUE: {hint}"
 
 
@@ -151,8 +153,8 @@ def _find_several(arguments: Sequence[str]) -> str:
             key, _, values = argument.partition("=")
             number = f", or a point for a number: {key}={values.replace(',', '.')}"
             return (
-                f"{argument} gives several values: type -m to train a network for each, "
-                f"or brackets for one list: '{key}=[{values}]'"
+                f"{argument} gives several values: add -m to train one network for each, "
+                f"or use brackets for one list: '{key}=[{values}]'"
             ) + (number if re.fullmatch(r"\d,\d+", values) else "")
     return ""
 

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cnn_lab.errors import count
 from cnn_lab.runs.directory import SWEEP_RECORD
 from cnn_lab.settings.typed import quote
 from cnn_lab.sweeps.results import (
@@ -24,12 +25,13 @@ from cnn_lab.sweeps.verdict import RUNS_WITHIN_REACH
 from cnn_lab.terminal.screen import shorten, type_command
 
 SEEDS_ADVISED = 5  # where there is one: they show differences of 1.5 standard deviations
+FEWEST_FOR_A_SPREAD = 3  # runs of a setting, fewer than which hardly tell how much runs differ
 REPEATED = 3  # settings of a search, the best, that are trained again
 NAMES_SHOWN = 3
 
 
 def advise(records: Sequence[Record], settings: Sequence[Setting], names: Mapping[str, str]) -> list[str]:
-    """Which setting is best on validation images, which are behind it, and what would settle the rest."""
+    """Which setting is best on validation images, which are worse, and what would settle the rest."""
     measured = [item for item in settings if item.completed and item.measure("val/accuracy")]
     if len(measured) < 2:
         return []
@@ -42,14 +44,14 @@ def advise(records: Sequence[Record], settings: Sequence[Setting], names: Mappin
     elif not judged:
         lines.append(f"Best on validation images: {describe(measured[0], names)}.")
     if single := [describe(item, names) for item in measured if not item.verdict and judged]:
-        lines.append(f"With a single run, and so not compared: {list_some(single, '; ')}.")
+        lines.append(f"Not compared, with a single run each: {list_some(single, '; ')}.")
     if len(list_distinct(records, "data.fold")) > 1 and judged:
-        lines.append("Folds share training images, so that differences look a little surer than they are.")
+        lines.append("Folds share training images, so differences look slightly more certain than they are.")
     return [*lines, *_advise_next(records, judged, names, sweep, searched)]
 
 
 def resume_command(typed: Iterable[str], sweep: Path, **changes: str) -> str:
-    """The command that goes on with a sweep; `changes` replace what was typed for these keys."""
+    """The command that continues a sweep; `changes` replace what was typed for these keys."""
     return _command(typed, {"sweep.resume": quote(shorten(sweep)), **changes})
 
 
@@ -63,10 +65,10 @@ def _describe_verdicts(judged: Sequence[Setting], names: Mapping[str, str]) -> l
     over = name_repetitions(judged)
     openings = {
         "best": f"Best on validation images, over {over}: ",
-        "behind": "Behind it: ",
-        "perhaps behind": "Perhaps behind it: ",
-        "no difference": f"No difference that {over} could show, or any number within reach "
-        f"({RUNS_WITHIN_REACH}): ",
+        "worse": "Worse: ",
+        "undecided": "Undecided: ",
+        "no difference visible": f"No difference visible with {over}, nor with {RUNS_WITHIN_REACH} runs "
+        "per setting: ",
     }
     lines = []
     for word, opening in openings.items():
@@ -76,16 +78,16 @@ def _describe_verdicts(judged: Sequence[Setting], names: Mapping[str, str]) -> l
 
 
 def _describe_choice(best: Setting, tried: int, names: Mapping[str, str]) -> list[str]:
-    """That the best of many is too good by its choice, and what it has on images that chose nothing."""
+    """That the value of the best of many is too good, and what it has on images that chose nothing."""
     metric, _ = find_choice(best.runs)
     name = metric.removeprefix("val/")
     form = "{:.2%}" if name == "accuracy" else f"{name} {{:.4g}}"
     measured = (best.measure(f"{split}/{name}") for split in ("val", "test"))
     validation, test = (form.format(found[0]) if found else "" for found in measured)
-    honest = f"; test images, which chose nothing, give {test}" if test else ""
+    honest = f"; on test images, which chose nothing, it reaches {test}" if test else ""
     return [
-        f"Best of {tried} settings on validation images: {describe(best, names)}, with {validation}.",
-        f"Having been chosen for that, it tends to look better than it is{honest}.",
+        f"Best of {count(tried, 'setting')}: {describe(best, names)}. Validation images give {validation}.",
+        f"It was chosen for this value, which therefore tends to be too good{honest}.",
     ]
 
 
@@ -96,28 +98,42 @@ def _advise_next(
     sweep: Path | None,
     searched: bool,
 ) -> list[str]:
-    """The command that would tell what the runs do not tell yet, if there is one."""
-    typed = map(str, read_record(sweep)["typed"] if sweep else ())
-    used = list_distinct(records, "seed")
-    folds = max(1, len(list_distinct(records, "data.fold")))
-    new = itertools.count(max(used, default=-1) + 1)  # a lower one may be that of a search that was repeated
+    """The command that should settle what the runs leave open, if there is one."""
+    typed = list(map(str, read_record(sweep)["typed"] if sweep else ()))
+    seeds = list_distinct(records, "seed")
     if searched and sweep:
-        seeds = ",".join(map(str, itertools.islice(new, SEEDS_ADVISED)))
-        changes = {"sweep.repeat": quote(shorten(sweep)), "seed": seeds}
+        new = itertools.count(max(seeds, default=-1) + 1)
+        fresh = ",".join(map(str, itertools.islice(new, SEEDS_ADVISED)))
+        changes = {"sweep.repeat": quote(shorten(sweep)), "seed": fresh}
         text = f"Compare the best {REPEATED} over {SEEDS_ADVISED} seeds that chose nothing"
         return [f"{text}: {_command(typed, changes)}"]
     undecided = [(item.verdict.needed, item) for item in judged if item.verdict and item.verdict.needed]
     if undecided:
         needed, closest = max(undecided, key=lambda pair: pair[0])
-        text = f"About {needed} runs a setting would tell whether {describe(closest, names)} is behind"
+        is_rough = any(len(item.counted) < FEWEST_FOR_A_SPREAD for item in judged)
+        text = f"{'At least' if is_rough else 'About'} {needed} runs per setting should show whether "
+        text += f"{describe(closest, names)} is worse"
     elif not judged:
         needed = SEEDS_ADVISED
-        text = f"With 1 run a setting, nothing can be said about differences; with {needed} seeds it can"
+        text = f"A single run per setting says nothing about differences; {needed} do"
     else:
         return []
-    wanted = math.ceil(needed / folds)
-    seeds = ",".join(map(str, [*used, *itertools.islice(new, max(0, wanted - len(used)))]))
-    return [f"{text}: {resume_command(typed, sweep, seed=seeds) if sweep else f'add seed={seeds}'}"]
+    key, values = _choose_repetitions(records, seeds, needed)
+    if not values:
+        return []
+    listed = ",".join(map(str, values))
+    return [f"{text}: {resume_command(typed, sweep, **{key: listed}) if sweep else f'add {key}={listed}'}"]
+
+
+def _choose_repetitions(records: Sequence[Record], seeds: list[int], needed: int) -> tuple[str, list[int]]:
+    """What to repeat settings over, "seed" or "data.fold", and its values, none if the folds are too few."""
+    used = list_distinct(records, "data.fold")
+    if len(used) < 2:
+        new = itertools.count(max(seeds, default=-1) + 1)
+        return "seed", [*seeds, *itertools.islice(new, max(0, needed - len(seeds)))]
+    (folds, *others) = list_distinct(records, "data.folds")
+    wanted = math.ceil(needed / max(1, len(seeds)))
+    return "data.fold", list(range(wanted)) if len(used) < wanted <= folds and not others else []
 
 
 def _find_sweep(records: Sequence[Record]) -> Path | None:

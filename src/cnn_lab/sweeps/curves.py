@@ -126,11 +126,11 @@ def _draw(
     if sized:
         use_decades(axes, "x")
     else:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     values = [value for line in lines for run in line.runs for value in run.values()]
     if min(values) > 0 and (sized or max(values) / min(values) >= LOG_RATIO):
         use_decades(axes, "y")
-    note = f"line and band: mean and one standard deviation over {over}" if over else "one run a setting"
+    note = f"line and band: mean and one standard deviation over {over}" if over else "one run per setting"
     figure.text(0.5, 0.08 / height, note, ha="center", fontsize=SMALL)
     heights = [inches / (height - BESIDE) for inches in room]
     if any(names):

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import ConfigError, count
 from cnn_lab.settings.typed import parse
 from cnn_lab.sweeps.advice import REPEATED
 from cnn_lab.sweeps.launchers import check_launcher
@@ -44,7 +44,7 @@ def sweep_grid(
     check_launcher(config.hydra.launcher, good[0].config)
     with sweep.open():
         if len(jobs) < len(checked):
-            sweep.screen.show(f"{len(checked)} combinations set up {len(jobs)} different runs")
+            sweep.screen.show(f"{len(checked)} combinations make {count(len(jobs), 'different run')}")
         for job in jobs:
             sweep.add(job)
         sweep.total = len(jobs)

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from cnn_lab.errors import CnnLabError, ConfigError
+from cnn_lab.errors import CnnLabError, ConfigError, count
 from cnn_lab.settings.extras import install_hint
 
 EXTRAS = {
@@ -115,10 +115,10 @@ def arrange_launcher(launcher: DictConfig, jobs: int, config: Mapping[str, Any])
     if package == "hydra_joblib_launcher":
         return _arrange_joblib(launcher, jobs, config)
     if package == "hydra_ray_launcher":
-        return f"on {_count(len(_ray_nodes()), 'Ray node')}"
+        return f"on {count(len(_ray_nodes()), 'Ray node')}"
     if package == "hydra_submitit_launcher":
         threads = os.environ.setdefault("OMP_NUM_THREADS", str(launcher.cpus_per_task))
-        return f"submitted as jobs with {_count(int(threads), 'CPU thread')} each"
+        return f"submitted as jobs with {count(int(threads), 'CPU thread')} each"
     return ""
 
 
@@ -132,8 +132,8 @@ def _arrange_joblib(launcher: DictConfig, jobs: int, config: Mapping[str, Any]) 
     os.environ.setdefault("PYTHONWARNINGS", "ignore")  # Hydra has some before a run has its log
     # joblib itself gives each process its share of the cores.
     threads = int(os.environ.get("OMP_NUM_THREADS", max(1, joblib.cpu_count() // side_by_side)))
-    words = f"{side_by_side} side by side, {_count(threads, 'CPU thread')} each"
-    return words + (f", {_count(gpus, 'GPU')}" if gpus else "")
+    words = f"{side_by_side} side by side, {count(threads, 'CPU thread')} each"
+    return words + (f", {count(gpus, 'GPU')}" if gpus else "")
 
 
 def _count_places(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -192,11 +192,7 @@ def take_gpu(settings: dict[str, Any], launcher: Mapping[str, Any], sweep: Path)
             with taken:
                 yield {**settings, "trainer": {**settings["trainer"], "devices": [gpu]}}
             return
-    raise CnnLabError("all GPUs are taken by other runs of this sweep; go on with it when they have ended")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    raise CnnLabError("all GPUs are taken by other runs of this sweep; continue it when they have ended")
 
 
 def _package(launcher: Mapping[str, Any]) -> str:

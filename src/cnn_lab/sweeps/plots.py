@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn_lab.pictures.style import BLUE, GRAY, ORANGE, SMALL, make_figure
-from cnn_lab.sweeps.results import Setting, describe, find_choice, find_unit, name_repetitions, show
+from cnn_lab.settings.groups import show
+from cnn_lab.sweeps.results import Setting, describe, find_choice, find_unit, name_repetitions
 from cnn_lab.terminal.screen import NAMES
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ BARS_SHOWN = 20
 LABELS_SHOWN = 10
 LOG_RATIO = 20  # from which on numbers are spread over a logarithmic axis
 LOG_ERRORS = 4  # the same for errors
+MOST_TICKS = 4  # beside numbers of many digits, which nearly equal ones have
 NAME_WIDTH = 32  # characters in a line of a setting's name
-COSTS = {"parameters": "parameters", "seconds": "seconds a run"}
-COLORS = {"best": BLUE, "no difference": "#56B4E9", "perhaps behind": ORANGE, "behind": GRAY}
+COSTS = {"parameters": "parameters", "seconds": "seconds per run"}
+COLORS = {"best": BLUE, "no difference visible": "#56B4E9", "undecided": ORANGE, "worse": GRAY}
 
 
 def draw_report(settings: Sequence[Setting], names: Mapping[str, str], title: str) -> "Figure | None":
@@ -64,7 +66,7 @@ def draw_report(settings: Sequence[Setting], names: Mapping[str, str], title: st
     if judged:
         chosen, _ = find_choice(run for setting in shown for run in setting.runs)
         unit, scale = find_unit(chosen)
-        others[0].set_xlabel(f"behind the best, {unit} (95 % interval)")
+        others[0].set_xlabel(f"worse than the best by, {unit} (95 % interval)")
         _draw_intervals(others.pop(0), scale, rows, [""] * len(rows) if is_bars else labels)
     for axes, cost in zip(others, costs, strict=True):
         axes.set_xlabel(COSTS[cost])
@@ -150,6 +152,8 @@ def _draw_points(
         axes.errorbar(*points[:, drawn == color], fmt="o", color=color, markersize=5, capsize=3)
     if min(x) > 0 and max(x) / min(x) >= LOG_RATIO:
         use_decades(axes, "x")
+    else:
+        axes.locator_params(axis="x", nbins=MOST_TICKS)
 
 
 def _draw_heat_map(axes: "Axes", settings: Sequence[Setting], names: Mapping[str, str], metric: str) -> None:
@@ -179,15 +183,15 @@ def _draw_bars(axes: "Axes", rows: Sequence[Setting], labels: Sequence[str], met
 
 
 def _draw_intervals(axes: "Axes", scale: float, rows: Sequence[Setting], labels: Sequence[str]) -> None:
-    """How far each setting is behind the best, best first, with its interval and the word for it."""
+    """How much worse each setting is than the best, best first, with its interval and the word for it."""
     axes.axvline(0, color="black", linewidth=0.8)
     for row, setting in enumerate(rows):
         if not (verdict := setting.verdict):
             continue
-        half = scale * (verdict.high - verdict.behind)
+        half = scale * (verdict.high - verdict.worse_by)
         bar = [half] if math.isfinite(half) else None
         style = {"fmt": "o", "color": color_of(setting), "markersize": 5, "capsize": 3}
-        axes.errorbar([scale * verdict.behind], [row], xerr=bar, **style)
+        axes.errorbar([scale * verdict.worse_by], [row], xerr=bar, **style)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), labels, fontsize=SMALL)
     words = axes.secondary_yaxis("right")

@@ -8,14 +8,16 @@ import io
 import math
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
-from cnn_lab.errors import ConfigError
+from cnn_lab.errors import ConfigError, count
 from cnn_lab.files import WriteError, make_folder, write_file
 from cnn_lab.pictures.style import save_figure
+from cnn_lab.settings.groups import show
 from cnn_lab.sweeps.advice import advise, list_some
 from cnn_lab.sweeps.results import (
     REPETITIONS,
@@ -31,18 +33,18 @@ from cnn_lab.sweeps.results import (
     name_targets,
     place_of,
     shorten_keys,
-    show,
 )
 from cnn_lab.sweeps.verdict import Verdict
 from cnn_lab.terminal.screen import NAMES, Screen, shorten, type_command
 
-COLUMNS = ("runs", "val accuracy", "against the best, {}", "test accuracy", "parameters", "seconds", "status")
-VERDICT = ("verdict", "behind", "behind/low", "behind/high")
+COLUMNS = ("runs", "val accuracy", "gap to the best, {}", "test accuracy", "parameters", "seconds", "status")
+VERDICT = ("verdict", "worse_by", "worse_by/low", "worse_by/high")
 NOTE = (
-    "A setting is so far behind the best, with an interval of 95 % (Welch). "
-    "Where all settings are alike, one of them is called behind in at most 5 % of sweeps."
+    "Differences from the best have 95 % intervals (Welch). "
+    "If no setting differs, in at most 5 % of sweeps is any setting wrongly called worse."
 )
 ROWS_SHOWN = 30
+SPARED = ("seconds", "parameters", "runs")  # columns that a narrow terminal does without, in this order
 
 
 def report_sweep(sweep: Path, screen: Screen, remarks: Sequence[str] = ()) -> None:
@@ -84,9 +86,13 @@ def write_report(
     last = _describe_best(settings)
 
     screen.show("")
-    screen.show(_as_table(head, rows[:ROWS_SHOWN]))
+    columns = dict(zip(head, zip(*rows[:ROWS_SHOWN], strict=True), strict=True))
+    left_out = _fit(columns, screen.console.width)
+    screen.show(_as_table(columns))
+    if left_out:
+        screen.show(f"Not shown for lack of space: {', '.join(left_out)} (see report.md)")
     if len(rows) > ROWS_SHOWN:
-        screen.show(f"... and {len(rows) - ROWS_SHOWN} more settings in report.md")
+        screen.show(f"... and {count(len(rows) - ROWS_SHOWN, 'more setting')} in report.md")
     for remark in [*said, *(unfinished if show_unfinished else ()), *last]:
         screen.show(remark)
 
@@ -114,15 +120,17 @@ def _tabulate(settings: Sequence[Setting], names: Mapping[str, str]) -> tuple[li
     metric, _ = find_choice(run for setting in settings for run in setting.runs)
     head = [*names.values(), *COLUMNS[:4], *(name.replace("/", " ") for name in metrics), *COLUMNS[4:]]
     head = [name.format(find_unit(metric)[0]) if name in COLUMNS else name for name in head]
-    rows = [
-        [*(show(setting.values.get(key)) for key in names), *_cells(setting, metrics, metric)]
-        for setting in settings
-    ]
+    rows = [[*_show_values(setting.values, names), *_cells(setting, metrics, metric)] for setting in settings]
     empty = {name for place, name in enumerate(head) if not any(row[place] for row in rows)}
     if all(run.status == "completed" for setting in settings for run in setting.runs):
         empty.add("status")
     kept = [place for place, name in enumerate(head) if name not in empty]
     return [head[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+def _show_values(values: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Each key's value as it is typed; empty for a key that does not belong to this setting."""
+    return [show(values[key]) if key in values else "" for key in keys]
 
 
 def _cells(setting: Setting, metrics: Sequence[str], metric: str) -> list[str]:
@@ -146,11 +154,12 @@ def _in_words(verdict: Verdict, metric: str) -> str:
         return verdict.word
     _, scale = find_unit(metric)
     digits = 2 if scale == 100 else 4
-    behind, low, high = (
-        f"{scale * value:.{digits}f}" for value in (verdict.behind, verdict.low, verdict.high)
+    worse_by, low, high = (
+        f"{scale * value:.{digits}f}" for value in (verdict.worse_by, verdict.low, verdict.high)
     )
     interval = f"{low} to {high}" if math.isfinite(verdict.high) else "runs do not differ"
-    return f"{verdict.word} {behind} ({interval})"
+    word = verdict.word.replace("no difference", "none")  # the column's head says of what
+    return f"{word}: {worse_by} ({interval})"
 
 
 def _with_spread(measured: tuple[float, float | None, int] | None, is_share: bool = True) -> str:
@@ -203,16 +212,9 @@ def _list_unfinished(records: Sequence[Record]) -> list[str]:
 
 
 def _as_csv(settings: Sequence[Setting], keys: Sequence[str]) -> str:
-    """A row a run, in the order of their numbers, with the verdict on its setting."""
-    measured = (
-        "parameters",
-        "epochs",
-        "seconds",
-        "test/accuracy",
-        "test/loss",
-        *list_metrics(settings),
-        "error",
-    )
+    """One row per run, in the order of their numbers, with the verdict on its setting."""
+    metrics = list_metrics(settings)
+    measured = ["parameters", "epochs", "seconds", "test/accuracy", "test/loss", *metrics, "error"]
     runs = [(record, setting.verdict) for setting in settings for record in setting.runs]
     folds = [key for key in REPETITIONS if key != "seed" and list_distinct((run for run, _ in runs), key)]
     repeated = ["seed", *folds]
@@ -220,22 +222,34 @@ def _as_csv(settings: Sequence[Setting], keys: Sequence[str]) -> str:
     writer = csv.writer(text)
     writer.writerow(["run", "status", *keys, *repeated, "val/accuracy", *measured, *VERDICT])
     for record, verdict in sorted(runs, key=lambda item: place_of(item[0])):
-        flat = name_targets(record)
-        values = [show(flat.get(key)) for key in keys]
+        values = _show_values(name_targets(record), keys)
         values += [record.settings.get(key) for key in repeated]
         results = [record.accuracy, *(record.measured(name) for name in measured)]
-        said = [verdict.word, verdict.behind, verdict.low, verdict.high] if verdict else [""] * len(VERDICT)
+        said = ["", "", "", ""]
+        if verdict:
+            said = [verdict.word, verdict.worse_by, verdict.low, verdict.high]
         writer.writerow([record.path.name, record.status, *values, *results, *said])
     return text.getvalue()
 
 
-def _as_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _as_table(columns: Mapping[str, Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in head:
+    for name in columns:
         table.add_column(name, justify="left" if name == "status" else "right")
-    for row in rows:
+    for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table
+
+
+def _fit(columns: dict[str, tuple[str, ...]], width: int) -> list[str]:
+    """Delete columns for which a line of `width` characters has no room; returns their names."""
+    left_out = []
+    for name in SPARED:
+        widths = [max(map(len, [head, *cells])) for head, cells in columns.items()]
+        if name in columns and sum(widths) + 2 * (len(widths) - 1) > width:
+            del columns[name]
+            left_out.append(name)
+    return left_out
 
 
 def _as_markdown(
@@ -243,5 +257,7 @@ def _as_markdown(
 ) -> str:
     table = [head, ["---"] * len(head), *rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-    note = f"Accuracies are means ± standard deviations over {over}. {NOTE}" if over else "One run a setting."
+    note = (
+        f"Accuracies are means ± standard deviations over {over}. {NOTE}" if over else "One run per setting."
+    )
     return "\n".join([f"# {title}", "", *lines, "", note, "", *(f"- {remark}" for remark in remarks)]) + "\n"

@@ -19,6 +19,7 @@ from cnn_lab.runs.record import read_result, read_score, read_start, read_status
 from cnn_lab.runs.trust import check_inside, read_yaml
 from cnn_lab.settings.config import MEASURED, flatten
 from cnn_lab.settings.data import FACTS
+from cnn_lab.settings.groups import show
 from cnn_lab.settings.meaning import meaning_of
 from cnn_lab.sweeps.verdict import Verdict, judge
 
@@ -236,13 +237,6 @@ def describe(setting: Setting, names: Mapping[str, str]) -> str:
     """A setting's values in a line, with these names of the keys."""
     words = [f"{names[key]} {show(value)}" for key, value in setting.values.items()]
     return ", ".join(words) or "these settings"
-
-
-def show(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else json.dumps(value, separators=(",", ":"))
 
 
 def shorten_keys(keys: Sequence[str]) -> dict[str, str]:

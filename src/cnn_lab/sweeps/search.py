@@ -213,9 +213,9 @@ def _summarize(study: Study) -> list[str]:
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if not done:
         return []
-    if missing := max(0, IMPORTANCE_TRIALS - len(done)):
-        completed = f"{len(done)} trials are completed"
-        return [f"How much each key matters takes {IMPORTANCE_TRIALS} trials, {missing} more: {completed}."]
+    if len(done) < IMPORTANCE_TRIALS:
+        found = f"{len(done)} of {IMPORTANCE_TRIALS}"
+        return [f"Too few complete trials ({found}) to say how much each key matters."]
     if len({trial.value for trial in done}) == 1:
         return []
     shares = measure_importance(done)

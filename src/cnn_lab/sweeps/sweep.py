@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from cnn_lab.errors import CnnLabError, ConfigError, first_line
+from cnn_lab.errors import CnnLabError, ConfigError, count, first_line
 from cnn_lab.files import write_file
 from cnn_lab.runs.directory import STAMP, SWEEP_RECORD, clean_label, make_directory, make_label
 from cnn_lab.runs.lock import hold
@@ -67,7 +67,7 @@ class Sweep:
     @property
     def unit(self) -> str:
         """What its jobs are called."""
-        return "trials" if self.kind == "search" else "runs"
+        return "trial" if self.kind == "search" else "run"
 
     @property
     def typed(self) -> list[str]:
@@ -177,8 +177,8 @@ class Sweep:
             record_failure(job.path, job.overrides, job.config, job.error)
             reasons[job.error].append(job.path.name)
         for reason, (name, *others) in reasons.items():
-            refused = f"{name} and {len(others)} more are" if others else f"{name} is"
-            self.screen.show(f"{refused} refused: {reason}", style="red")
+            rejected = f"{name} and {len(others)} more are" if others else f"{name} is"
+            self.screen.show(f"{rejected} rejected: {reason}", style="red")
 
     def _launch(self, jobs: Sequence[Job], config: DictConfig) -> None:
         launcher = Plugins.instance().instantiate_launcher(
@@ -197,7 +197,7 @@ class Sweep:
         except Exception as error:  # a process that the system killed, a cluster that went away
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise CnnLabError(
-                f"the launcher failed: {reason}\nGo on with: {resume_command(self.typed, self.path)}"
+                f"the launcher failed: {reason}\nContinue with: {resume_command(self.typed, self.path)}"
             ) from error
 
     def run_to_end(self, run: Callable[[], None], summarize: Callable[[], list[str]] = list) -> None:
@@ -207,11 +207,8 @@ class Sweep:
             CnnLabError: when a run of a grid failed.
         """
         done = self.ended_earlier + sum(job.done for job in self.jobs)
-        going_on = f"; {done} are done already" if done else ""
-        self.screen.show(
-            f"{self.total} {self.unit} in {shorten(self.path)}{going_on}",
-            style="bold",
-        )
+        earlier = f"; {done} {'is' if done == 1 else 'are'} already complete" if done else ""
+        self.screen.show(f"{count(self.total, self.unit)} in {shorten(self.path)}{earlier}", style="bold")
         try:
             run()
         except (KeyboardInterrupt, SystemExit):
@@ -226,11 +223,11 @@ class Sweep:
         missing = sum(result["status"] not in ("completed", "pruned", "failed") for _, result in results)
         report_sweep(self.path, self.screen, remarks)
         if missing or failed:
-            self.screen.show(f"\nGo on with: {resume_command(self.typed, self.path)}")
+            self.screen.show(f"\nContinue with: {resume_command(self.typed, self.path)}")
         if not failed and not refused:
             return
-        text = f"{len(failed) + refused} of {len(results)} {self.unit} failed"
-        text += f", {refused} of them refused" if refused else ""
+        text = f"{len(failed) + refused} of {count(len(results), self.unit)} failed"
+        text += f", {refused} of them rejected" if refused else ""
         text += f", {missing} did not finish" if missing else ""
         lines = self._list_reasons({job.path: first_line(result["error"]) for job, result in failed})
         text = "\n".join([f"{text}:" if lines else text, *lines])
@@ -248,7 +245,7 @@ class Sweep:
             if len(found) == 1:
                 lines.append(f"  {shorten(found[0])}: {reason}")
             elif len(found) == len(self.jobs):
-                lines.append(f"  {reason} (all {len(found)} {self.unit})")
+                lines.append(f"  {reason} (all {count(len(found), self.unit)})")
             else:
                 lines.append(f"  {reason} ({found[0].name} and {len(found) - 1} more)")
         return lines
@@ -260,10 +257,9 @@ class Sweep:
         )
         report_sweep(self.path, self.screen)
         self.screen.show(
-            f"\nInterrupted: {done} of {self.total} {self.unit} are done.",
-            style="bold yellow",
+            f"\nInterrupted with {done} of {count(self.total, self.unit)} complete.", style="bold yellow"
         )
-        self.screen.show(f"Go on with: {resume_command(self.typed, self.path)}")
+        self.screen.show(f"Continue with: {resume_command(self.typed, self.path)}")
 
     def _base_settings(self) -> dict[str, Any]:
         """What the settings that all jobs share say about their results, by dotted key."""
@@ -274,7 +270,7 @@ class Sweep:
     def _check_same(self, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         if record.get("kind") != self.kind:
             raise ConfigError(
-                f"{self.path} is a {record.get('kind')}, not a {self.kind}: it cannot be resumed as one"
+                f"{self.path} is a {record.get('kind')}, not a {self.kind}: it cannot be continued as one"
             )
         earlier = record["settings"]
         vary = {*self.swept, *record["swept"]}

@@ -1,4 +1,4 @@
-"""Which settings of a sweep are behind the best, by how much, and how surely: numbers only."""
+"""Which settings of a sweep are worse than the best, by how much, and how surely: numbers only."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit  # of Student's t; scipy.stats takes a second to import
 
 LEVEL = 0.05
-RUNS_WITHIN_REACH = 30  # of a setting, more than which nobody would start to settle a question
+RUNS_WITHIN_REACH = 30  # per setting; nobody would start more to settle a question
 FEWEST_TO_SETTLE = 4
 
 
@@ -17,16 +17,15 @@ class Verdict:
     """How a setting compares with the best, in the unit of what was measured.
 
     Attributes:
-        word: "best"; "behind", exactly if the interval leaves out 0; "perhaps behind" if it does not, and a
-            number of runs within reach would settle it; else "no difference" that so many runs could show.
-        behind: difference of the means, at least 0.
+        word: "best"; "worse" exactly if the interval leaves out 0; "undecided" if it contains 0 and at most
+            `RUNS_WITHIN_REACH` runs per setting should settle it; else "no difference visible".
+        worse_by: difference of the means, at least 0.
         low, high: its 95 % interval (see `compare_with_best`); infinite where no run differs from another.
-        needed: about how many runs a setting would settle what they do not yet; 0 where that is settled, or
-            cannot be.
+        needed: about how many runs per setting should settle what is undecided; else 0.
     """
 
     word: str
-    behind: float
+    worse_by: float
     low: float
     high: float
     needed: int = 0
@@ -55,9 +54,9 @@ def judge(samples: Sequence[Sequence[float]]) -> list[Verdict | None]:
         if place == best:
             word, needed = "best", 0
         elif low > 0:
-            word, needed = "behind", 0
+            word, needed = "worse", 0
         else:
-            word = "perhaps behind" if needed else "no difference"
+            word = "undecided" if needed else "no difference visible"
         verdicts[index] = Verdict(word, float(behind[place]), low, high, needed)
     return verdicts
 
@@ -65,19 +64,19 @@ def judge(samples: Sequence[Sequence[float]]) -> list[Verdict | None]:
 def compare_with_best(
     means: np.ndarray, variances: np.ndarray, counts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far each of k settings is behind the one with the highest mean, and half its interval's width.
+    """How much worse each of k settings is than the one with the highest mean, and half its interval's width.
 
     Two settings are compared by Welch's t: spread grows with the error, so that it cannot be pooled. The best
     was chosen for its mean, so that with k alike it is compared as if all k (k - 1) / 2 pairs had been.
     Hochberg's step-up (Biometrika 75, 1988) goes on from there: if even the one that is hardest to tell apart
-    has p <= 0.05, all are behind; else it is left out, and with r that remain, the best among them, the next
+    has p <= 0.05, all are worse; else it is left out, and with r that remain, the best among them, the next
     one needs p <= 0.05 / (r (r - 1) / 2), and so on. The level at which a setting is judged is that of its
-    interval, which therefore leaves out 0 exactly if the setting is judged to be behind.
+    interval, which therefore leaves out 0 exactly if the setting is judged to be worse.
 
-    Words are right together: where settings are alike, one of them is called behind in at most 5 % of sweeps.
+    Words are right together: where settings are alike, in at most 5 % of sweeps is any of them called worse.
     Intervals are right each on its own, in about 95 % of sweeps or more. Simulated with normal values of
-    equal spread, in % of sweeps (wrong: of 10 settings alike, with 10 runs each, one is called behind; named:
-    of 4 settings with 3 runs each, one leads by 2 standard deviations, and all others are called behind):
+    equal spread, in % of sweeps (wrong: of 10 settings alike, with 10 runs each, one is called worse; named:
+    of 4 settings with 3 runs each, one leads by 2 standard deviations, and all others are called worse):
 
         rule                                  wrong   named
         Holm, over the k - 1 others            12.4     8.8
@@ -117,7 +116,7 @@ def compare_with_best(
 
 
 def count_needed(difference: float, variance: float, count: int) -> int:
-    """About how many runs a setting Welch's test needs to see a difference in 4 of 5 sweeps.
+    """About how many runs per setting Welch's test needs to see a difference in 4 of 5 sweeps.
 
     That is 16 (s / d)^2 for a difference d and a standard deviation s, and more than the `count` there are; 0
     if it is beyond `RUNS_WITHIN_REACH`.

@@ -28,7 +28,7 @@ def add_run(parser: ArgumentParser, name: str = "run") -> None:
 
 def add_trust(parser: ArgumentParser) -> None:
     """Let a script take `--trust`."""
-    text = "the run, and the code of one's own that it names, are mine: run it"
+    text = "I trust this run and the code it names"
     parser.add_argument("--trust", action="store_true", help=text)
 
 

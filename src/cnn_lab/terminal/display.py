@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from cnn_lab.classifier import ImageClassifier
+from cnn_lab.errors import count
 from cnn_lab.terminal.screen import (
     NAMES,
     Screen,
@@ -56,7 +57,7 @@ class Display(Callback):
         self.screen.show(f"{shorten(self.run.path)}\n")
         for resumed in self.run.result.get("resumed", [])[-1:] if trainer.ckpt_path else ():
             step, epochs = resumed["after_step"], len(self.run.rows)
-            self.screen.show(f"Going on after step {step:,}, with {epochs} finished epochs\n")
+            self.screen.show(f"Continuing after step {step:,}, with {count(epochs, 'epoch')} complete\n")
         self.screen.show(format_layers(pl_module.layers))
         self.screen.show("")
 
@@ -115,18 +116,16 @@ class Display(Callback):
         for stopping in trainer.early_stopping_callbacks:
             if stopping.stopping_reason_message:  # type: ignore[attr-defined]
                 best = f"the best was {stopping.best_score.item():.4f}"  # type: ignore[attr-defined]
-                epochs = f"{stopping.wait_count} epoch{'s' if stopping.wait_count > 1 else ''}"  # type: ignore[attr-defined]
-                self.screen.show(
-                    f"Early stopping: {stopping.monitor} was no better for {epochs}; {best}"  # type: ignore[attr-defined]
-                )
+                epochs = count(stopping.wait_count, "epoch")  # type: ignore[attr-defined]
+                self.screen.show(f"Early stopping: {stopping.monitor} did not improve for {epochs}; {best}")
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the result, and what can be done with the run."""
         self.screen.show("")
         self.screen.show(format_result(self.run.result))
         flag = " --trust" if self.run.needs_trust() else ""
-        self.screen.show(f"\nMeasure it again: {type_command('evaluate')} {type_path(self.run.path)}{flag}")
-        self.screen.show(f"See its curves:   tensorboard --logdir {type_path(self.run.path.parents[1])}")
+        self.screen.show(f"\nEvaluate it again: {type_command('evaluate')} {type_path(self.run.path)}{flag}")
+        self.screen.show(f"See its curves:    tensorboard --logdir {type_path(self.run.path.parents[1])}")
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         """Leave the terminal as it was."""

@@ -30,7 +30,7 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}  # of splits,
 
 
 class Terminal(Console):
-    """A terminal that may go away: what is printed then is lost, and the run goes on."""
+    """A terminal that may go away: what is printed then is lost, and the run continues."""
 
     def on_broken_pipe(self) -> None:
         """Called by rich when nobody reads any more, as behind `| head`."""
@@ -113,7 +113,7 @@ def format_head(splits: Iterable[str], metrics: Sequence[str] = ()) -> str:
 def format_epoch(
     row: Mapping[str, Any], splits: Iterable[str], last: str, metrics: Sequence[str] = ()
 ) -> str:
-    """One line for a row of metrics.csv, with `metrics` of one's own besides loss and accuracy."""
+    """One line for a row of metrics.csv, with your own `metrics` besides loss and accuracy."""
     columns = ""
     for split in splits:
         if row.get(f"{split}/loss") is None:
@@ -148,9 +148,8 @@ def format_result(result: Mapping[str, Any]) -> Table:
     part = f", {measured:,} of {available:,} test images" if measured < available else ""
     table.add_row("data", f"{result['dataset']['name']}{part}")
     if result.get("epochs"):
-        speed = (
-            f"{result['seconds_per_epoch']:.1f} s an epoch, {result['samples_per_second']:,} images a second"
-        )
+        per_epoch, images = result["seconds_per_epoch"], result["samples_per_second"]
+        speed = f"{per_epoch:.1f} s per epoch, {images:,} images per second"
         table.add_row("time", f"{result['seconds']:.1f} s in all, {speed}")
     return table
 
