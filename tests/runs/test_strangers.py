@@ -425,11 +425,11 @@ def test_a_checkpoint_without_a_run_has_its_own_folder(run: Path, tmp_path: Path
 
 
 def write_fashion(root: Path, value: int) -> Path:
-    """A Fashion-MNIST of 40 and 20 images whose pixels all have this value."""
+    """A Fashion-MNIST of 40 and 20 images whose pixels have this value, but for the first, which is black."""
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for name, size in (("train", 40), ("t10k", 20)):
-        images, labels = bytes([value]) * (size * 28 * 28), bytes(range(10)) * (size // 10)
+        images, labels = bytes([0, *[value] * (28 * 28 - 1)]) * size, bytes(range(10)) * (size // 10)
         (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, size, 28, 28) + images)
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, size) + labels)
     return root
@@ -450,7 +450,7 @@ def test_nothing_is_written_to_where_a_strangers_config_points(
         before = list_tree(tmp_path)
         trained = load_trained(tmp_path / "best.ckpt")
         images, labels = trained.read_test_images()
-        assert (set(images.flat), labels.tolist()) == ({value}, [*range(10)] * 2)
+        assert (set(images.flat), labels.tolist()) == ({0, value}, [*range(10)] * 2)
         assert (trained.data.name, trained.data.num_workers) == ("Fashion-MNIST", 0)
         assert list_tree(tmp_path) == before
 
