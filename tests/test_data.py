@@ -253,6 +253,7 @@ IMAGES, LABELS = make_splits()["train"]
     ("changes", "difference"),
     [
         ({"test": None}, "there are no test images"),
+        ({"val": Split(IMAGES[:0], LABELS[:0])}, "there are no val images"),
         ({"test": Split(IMAGES[:0], LABELS[:0])}, "there are no test images"),
         ({"train": Split(IMAGES[:, :1], LABELS)}, "train images are 1 x 6 x 5 instead of 3 x 6 x 5"),
         ({"train": Split(IMAGES / 255, LABELS)}, "train images are float32 instead of uint8"),

@@ -16,7 +16,7 @@ from cnn_lab import scheduler
 from cnn_lab.classifier import ImageClassifier
 from cnn_lab.errors import ConfigError
 from cnn_lab.metrics import Measures, weigh
-from cnn_lab.runs.record import read_rows
+from cnn_lab.runs.record import Run, read_rows
 from cnn_lab.sampling import BatchIndices
 from cnn_lab.settings.config import check_config
 from cnn_lab.terminal.display import Display
@@ -104,6 +104,7 @@ REJECTED = {
     "trainer.precision=16": "trainer.precision=16 needs a GPU",
     "trainer.sync_batchnorm=true": "trainer.sync_batchnorm=true needs GPUs",
     "trainer.limit_test_batches=0": "trainer.limit_test_batches=0 leaves no test image",
+    f"metrics.{'x' * 101}._target_=torchmetrics.MeanMetric": f"metrics.{'x' * 101} cannot be called so: give a plain",
     "loss._target_=torch.nn.L1Loss ~loss.label_smoothing data.batch_size=10": "loss does not return a single number",
 }
 
@@ -166,6 +167,12 @@ def test_one_cycle_warms_up_in_whatever_steps_there_are(warmup: float, steps: in
         optimizer.step()
         schedule.step()
     assert max(lrs) == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["x" * 100, "précision", "f1_2"])
+def test_a_resumed_run_finds_all_that_it_measured(name: str, tmp_path: Path) -> None:
+    Run(tmp_path).add_epoch({"epoch": 1, "step": 5, f"train/{name}": 0.25, f"val/{name}": 0.5})
+    assert Run(tmp_path).rows[0] | {f"train/{name}": 0.25, f"val/{name}": 0.5} == Run(tmp_path).rows[0]
 
 
 def test_json_has_no_nan() -> None:

@@ -162,6 +162,26 @@ def test_a_run_that_early_stopping_has_ended_stays_ended(tmp_path: Path) -> None
     assert len(read_numbers(tmp_path / "killed")) == 2
 
 
+def test_early_stopping_below_the_least_number_of_epochs_is_not_forgotten(tmp_path: Path) -> None:
+    settings = ["early_stopping.patience=1", "trainer.min_epochs=4", "trainer.max_epochs=9"]
+    settings += ["early_stopping.monitor=train/loss", "optimizer.lr=0.01"]
+
+    def scale(factor: float) -> Callable[..., None]:
+        return lambda classifier: classifier.net.head[-1].weight.data.mul_(factor)
+
+    worse = At(STEPS + 1, scale(50)), At(2 * STEPS + 1, scale(1 / 50))  # in the second epoch alone
+    train_small(tmp_path / "whole", *settings, callbacks=worse)
+    stop = At(3 * STEPS + 2, signal.raise_signal, signal.SIGINT)
+    with pytest.raises(SystemExit):
+        train_small(tmp_path / "stopped", *settings, callbacks=(*worse, stop))
+    train_small(tmp_path / "stopped", *settings)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    rows = [float(row["train/loss"]) for row in read_numbers(tmp_path / "whole")]
+    assert len(rows) == 4
+    assert rows[1] > rows[0]
+    assert rows[2] < rows[0]  # so that the patience alone would let it train on
+
+
 def test_last_is_the_last_epoch_and_best_the_best(tmp_path: Path) -> None:
     train_small(tmp_path / "run", "optimizer=sgd", "optimizer.lr=0.5")
     best = read_result(tmp_path / "run")["best"]["epoch"]

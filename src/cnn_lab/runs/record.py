@@ -24,13 +24,14 @@ from cnn_lab.errors import ConfigError, printable
 from cnn_lab.files import write_file
 from cnn_lab.runs.lock import is_alive
 from cnn_lab.runs.trust import OF_TRAINING, check_trusted, read_text, read_yaml
+from cnn_lab.settings.config import LONGEST_NAME
 from cnn_lab.settings.environment import is_helper_process
 from cnn_lab.settings.places import PROJECT
 from cnn_lab.terminal.screen import format_json
 
 BEST_CHECKPOINT, LAST_CHECKPOINT = (Path("checkpoints", name) for name in ("best.ckpt", "last.ckpt"))
 COLUMNS = ("epoch", "step", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
-MEASURED = re.compile(r"(train|val|test)/\w{1,40}", re.ASCII)
+MEASURED = re.compile(rf"(train|val|test)/\w{{1,{LONGEST_NAME}}}")
 OF_THE_END = ("signal", "reason", "traceback")  # which a run that goes on has not reached yet
 SILENCE = 1_200  # seconds after which a run of another machine counts as interrupted: four checkpoints
 NUMBER, TEXT = int | float, str | None

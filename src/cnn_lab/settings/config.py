@@ -22,6 +22,7 @@ GROUPS = ("data", "model", "optimizer", "scheduler", "loss", "trainer")
 PLANS = {"cnn_lab.model.CNN": plan_cnn, "cnn_lab.model.ResNet": plan_resnet}
 OWN = ("metrics", "callbacks")  # nodes of any names, each with a _target_
 MEASURED = ("loss", "accuracy")  # whatever is configured
+LONGEST_NAME = 100  # characters of a metric's
 STAND_IN = (1, 32, 32)  # for an input shape that is found later
 FEWEST_CLASSES = 2  # for a number of classes that is found later
 
@@ -169,8 +170,11 @@ def _list_nodes(plain: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], st
         if not isinstance(plain[group], dict):
             raise ConfigError(f"{group}={show(plain[group])} must be a group of names, each with a _target_")
         for name, node in plain[group].items():
-            if not name.isidentifier() or name in MEASURED:
-                raise ConfigError(f"{group}.{name} cannot be called so: give a plain name that is not taken")
+            if not name.isidentifier() or name in MEASURED or len(name) > LONGEST_NAME:
+                raise ConfigError(
+                    f"{group}.{name} cannot be called so: give a plain name that is not taken, of at most "
+                    f"{LONGEST_NAME} characters"
+                )
             yield from list_nodes(f"{group}.{name}", node)
 
 

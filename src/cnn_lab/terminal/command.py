@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cnn_lab.errors import CnnLabError, ConfigError, RunInterrupted, printable
-from cnn_lab.settings.environment import settle_environment
+from cnn_lab.settings.environment import is_helper_process, settle_environment
 from cnn_lab.settings.typed import explain, is_about_typing
 from cnn_lab.terminal.logs import hold_logs
 from cnn_lab.terminal.waiting import hush
@@ -66,8 +66,13 @@ def show_json(value: Any) -> None:
 
 
 def fail(error: CnnLabError) -> NoReturn:
-    """Print an error's message and exit with its code."""
+    """Print an error's message and exit with its code.
+
+    Of several processes only the first one reports a mistake in what was typed.
+    """
     hush()
+    if isinstance(error, ConfigError) and is_helper_process():
+        sys.exit(error.exit_code)
     if TRACEBACK_ASKED_FOR:
         traceback.print_exception(error)
     sys.stderr.write(f"Error: {printable(str(error))}\n")
