@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from cnn_lab.datasets import check_splits, read_source
 from cnn_lab.errors import ConfigError, DataError
 from cnn_lab.sampling import BatchIndices, keep_on
+from cnn_lab.shapes import Each
 from cnn_lab.splitting import stratified_choice, stratified_folds, stratified_split
 
 
@@ -69,8 +70,8 @@ class ImageDataModule(LightningDataModule):
         name: str | None,
         input_shape: Sequence[int] | None,
         class_names: Sequence[str | int] | None,
-        mean: float | Sequence[float] | None,
-        std: float | Sequence[float] | None,
+        mean: Each[float] | None,
+        std: Each[float] | None,
         root: str | None = None,
         classes: Sequence[str | int] | None = None,
         shuffle_pixels: bool = False,
@@ -289,7 +290,7 @@ class ImageDataModule(LightningDataModule):
         )
 
 
-def _pair_levels(channels: int, **levels: float | Sequence[float]) -> list[tuple[float, ...]]:
+def _pair_levels(channels: int, **levels: Each[float]) -> list[tuple[float, ...]]:
     """The mean and std of each channel."""
     for name, value in levels.items():
         values = list(value) if isinstance(value, Sequence) else [value] * channels

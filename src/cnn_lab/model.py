@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnn_lab.shapes import ACTIVATIONS, POOL_SIZE, Block, plan_cnn, plan_resnet
+from cnn_lab.shapes import ACTIVATIONS, POOL_SIZE, Block, Each, Listed, Named, plan_cnn, plan_resnet
 
 # Where a larger input never gives a smaller output, max-pooling first selects the same values.
 MONOTONE = {"relu", "leaky_relu", "elu", "tanh"}
@@ -46,14 +46,14 @@ class CNN(nn.Module):
     def __init__(
         self,
         channels: Sequence[int] = (32, 64),
-        kernel_sizes: int | Sequence[int] = 3,
-        strides: int | Sequence[int] = 1,
-        paddings: int | str | Sequence[int | str] = "same",
-        pool: str | Sequence[str | None] | None = "max",
+        kernel_sizes: Each[int] = 3,
+        strides: Each[int] = 1,
+        paddings: Each[int | str] = "same",
+        pool: Each[Named] = "max",
         activation: str = "relu",
-        norm: str | None = None,
+        norm: Named = None,
         head: str = "flatten",
-        hidden: int | Sequence[int] = (128,),
+        hidden: Listed[int] = (128,),
         dropout: float = 0.5,
         num_outputs: int | None = None,
         *,

@@ -6,7 +6,7 @@ It needs no torch, so an impossible network is refused while its settings are re
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from cnn_lab.errors import ConfigError, check_range, count, suggest
 
@@ -28,6 +28,10 @@ MOST_DEPTH = 1202  # of the residual networks in He et al. 2015
 MOST_PARAMETERS, MOST_VALUES, MOST_MULTIPLY_ADDS = 500_000_000, 20_000_000, 10_000_000_000
 
 T = TypeVar("T")
+# Annotations that say which values mean the same; `cnn_lab.settings.signatures` reads them by these names.
+Each: TypeAlias = T | Sequence[T]  # one value for all, or a list of one for each
+Listed: TypeAlias = T | Sequence[T]  # a list, or the one value of a list of one
+Named: TypeAlias = str | None  # None is "none"
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,14 @@ def output_size(n: int, f: int, p: float = 0, s: int = 1) -> int:
 def plan_cnn(
     *,
     channels: Sequence[int],
-    kernel_sizes: int | Sequence[int],
-    strides: int | Sequence[int],
-    paddings: int | str | Sequence[int | str],
-    pool: str | Sequence[str | None] | None,
+    kernel_sizes: Each[int],
+    strides: Each[int],
+    paddings: Each[int | str],
+    pool: Each[Named],
     activation: str,
-    norm: str | None,
+    norm: Named,
     head: str,
-    hidden: int | Sequence[int],
+    hidden: Listed[int],
     dropout: float,
     num_outputs: int | None = None,
     input_shape: Sequence[int],

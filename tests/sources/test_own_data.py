@@ -14,6 +14,7 @@ from cnn_lab.data import ImageDataModule
 from cnn_lab.datasets import read_source
 from cnn_lab.errors import CnnLabError, ConfigError, DataError
 from cnn_lab.settings.config import check_config
+from cnn_lab.settings.meaning import identify
 from cnn_lab.sources import folder
 from cnn_lab.sources.arrays import read_arrays
 from cnn_lab.sources.folder import read_folder
@@ -218,15 +219,8 @@ def test_pictures_of_every_layout_are_read(tmp_path: Path) -> None:
 def test_a_report_names_what_was_typed_of_pictures_not_what_follows(tmp_path: Path) -> None:
     root = write_pictures(tmp_path / "root", 5)
     typed = [["data.size=6"], ["data.size=8"], ["data.size=8", "data.mean=0.5"]]
-    records = [
-        Record(
-            tmp_path,
-            {},
-            "completed",
-            {f"data.{key}": value for key, value in check("folder", root, *own).items()},
-        )
-        for own in typed
-    ]
+    found = [{f"data.{key}": value for key, value in check("folder", root, *own).items()} for own in typed]
+    records = [Record(tmp_path, {}, "completed", settings, identify(settings)) for settings in found]
     assert set(compare(records[:2])[0]) == {"data.size"}
     assert set(compare(records)[0]) == {"data.size", "data.mean"}
 

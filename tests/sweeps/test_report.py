@@ -24,9 +24,10 @@ from cnn_lab.settings.config import check_config
 from cnn_lab.sweeps import curves
 from cnn_lab.sweeps.advice import advise
 from cnn_lab.sweeps.curves import draw_curves
+from cnn_lab.sweeps.names import shorten_keys
 from cnn_lab.sweeps.plots import COLORS, choose_metric, describe_error_bars, draw_report, label_metric
 from cnn_lab.sweeps.report import write_report
-from cnn_lab.sweeps.results import collect, compare, describe, find_sweep, shorten_keys
+from cnn_lab.sweeps.results import collect, compare, describe, find_sweep
 from cnn_lab.terminal.command import run_command
 from cnn_lab.terminal.screen import Screen
 from conftest import TrainedRun, compose_config, full_disk, run_script

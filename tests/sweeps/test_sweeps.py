@@ -382,6 +382,14 @@ with hold(run_dir):
             "sweep.repeat={sweep} is a sweep over model.channels: type what was typed for it, too",
         ),
         (
+            [*SWEPT, "sweep.repeat=latest", "sweep.resume={sweep}"],
+            "sweep.repeat=latest is another sweep now: type the one that was repeated",
+        ),
+        (
+            [*SWEPT, "label=a,b"],
+            "label has several values, and a sweep takes one for all its runs: type one",
+        ),
+        (
             [*SWEPT, "sweep.resume={sweep}/0-x"],
             "{sweep}/0-x is not the directory of a sweep: it has no sweep.yaml",
         ),

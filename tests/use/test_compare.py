@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cnn_lab.commands.compare import choose_runs
 from cnn_lab.errors import ConfigError
 from cnn_lab.pictures.style import BLUE, GRAY, ORANGE
 from cnn_lab.use.comparison import Comparison, compare, find_interval
@@ -108,14 +109,27 @@ def test_of_a_sweep_the_best_runs_of_its_two_best_settings_are_compared(
     ):  # fmt: skip
         shutil.copytree(run, sweep / name)
         result = json.loads((run / "result.json").read_text())
-        result |= {"best": {"val/accuracy": accuracy, "epoch": 1}, "fingerprint": name}
+        result |= {"best": {"val/accuracy": accuracy, "epoch": 1}}
         (sweep / name / "result.json").write_text(json.dumps(result))
         text = (run / "config.yaml").read_text()
         assert "dropout: 0.5" in text
-        (sweep / name / "config.yaml").write_text(re.sub(r"dropout: 0.5", f"dropout: {dropout}", text))
+        text = text.replace("dropout: 0.5", f"dropout: {dropout}").replace("\nseed: 0", f"\nseed: {name[0]}")
+        (sweep / name / "config.yaml").write_text(text)
     (sweep / "sweep.yaml").write_text("kind: grid\nswept: {}\nsettings: {}\n")
     done = run_script("compare.py", str(sweep), "--output", str(tmp_path / "sheet.png"))
     assert (done.returncode, done.stderr) == (0, "")
     first, second = (line for line in done.stdout.splitlines() if re.match("[AB]  accuracy", line))
     assert first.endswith(f"{sweep}/2-b/checkpoints/best.ckpt")
     assert second.endswith(f"{sweep}/3-c/checkpoints/best.ckpt")
+
+
+def test_of_a_sweep_without_validation_two_runs_have_to_be_named(trained: TrainedRun, tmp_path: Path) -> None:
+    for number in range(2):
+        shutil.copytree(trained.path, tmp_path / f"{number}-a")
+        result = {**trained.result, "best": None}
+        (tmp_path / f"{number}-a" / "result.json").write_text(json.dumps(result))
+    (tmp_path / "sweep.yaml").write_text("kind: grid\nswept: {}\nsettings: {}\n")
+    with pytest.raises(
+        ConfigError, match=r"does not say which two runs .* 0 of its settings .* Name two runs"
+    ):
+        choose_runs(tmp_path)

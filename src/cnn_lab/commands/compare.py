@@ -63,7 +63,16 @@ def main() -> None:
 
 
 def choose_runs(sweep: Path) -> list[Path]:
-    """The best run on validation images of each of a sweep's two best settings."""
+    """The best run on validation images of each of a sweep's two best settings.
+
+    Raises:
+        ConfigError: when fewer of its settings have such a run.
+    """
     _, settings = compare(collect([sweep]))
-    best = (setting.find_best_run() for setting in settings)
-    return [run.path for run in best if run][:2]
+    best = [run.path for setting in settings if (run := setting.find_best_run())]
+    if len(best) < 2:
+        raise ConfigError(
+            f"{sweep} does not say which two runs to compare: {len(best)} of its settings have a completed "
+            "run with a result on validation images. Name two runs"
+        )
+    return best[:2]

@@ -16,7 +16,7 @@ from cnn_lab.runs.record import LAST_CHECKPOINT, read_result
 from cnn_lab.runs.trust import check_inside, check_trusted, read_yaml
 from cnn_lab.settings.config import check_config, flatten
 from cnn_lab.settings.environment import is_helper_process, read_run_directory
-from cnn_lab.settings.meaning import MEANINGS, meaning_of
+from cnn_lab.settings.meaning import MEANINGS, identify, meaning_of
 from cnn_lab.settings.places import DATA
 from cnn_lab.settings.typed import parse
 from cnn_lab.sources.download import DOWNLOADED
@@ -98,13 +98,17 @@ def _renew_place(stored: dict[str, Any], outputs: Path) -> None:
 
 
 def _read_changes(overrides: Sequence[str], stored: dict[str, Any]) -> dict[str, Any]:
-    """The typed settings that differ from the stored ones, by dotted key."""
-    changes = {}
+    """The typed settings that differ from the stored ones, by dotted key.
+
+    Raises:
+        ConfigError: for one that would make another run.
+    """
+    changes: dict[str, Any] = {}
     for override in parse(overrides):
         key, value = override.key_or_group, override.value()
         if key in ("resume", "output_dir", "trust") or (key in stored and stored[key] == value):
             continue
-        if meaning_of(key) not in CHANGEABLE:
+        if meaning_of(key) not in CHANGEABLE and identify({**stored, key: value}) != identify(stored):
             listed = ", ".join(name for meaning in CHANGEABLE[:3] for name in MEANINGS[meaning])
             raise ConfigError(
                 f"{override.input_line} would make another experiment of the run; start a new one without "

@@ -14,7 +14,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from cnn_lab.errors import ConfigError, suggest
 from cnn_lab.settings.data import check_data, complete_data
-from cnn_lab.settings.groups import check_group, list_nodes, read_parameters, show
+from cnn_lab.settings.groups import check_group, list_nodes, read_known, read_parameters, show
 from cnn_lab.settings.places import DATA, PROJECT, name_command
 from cnn_lab.shapes import plan_cnn, plan_resnet
 
@@ -101,6 +101,9 @@ OmegaConf.register_new_resolver("command", name_command, replace=True)
 def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     """Check a composed or stored config; returns it as plain data, resolved, with absolute paths.
 
+    Values that mean the same come back in one form: 0.0 for a share that was typed as 0, [128] for one hidden
+    layer of 128, one number for the same number in each block.
+
     Raises:
         ConfigError: for the first key that is unknown, missing, of a wrong type or out of range, for settings
             that do not go together, and for a network that cannot be built.
@@ -124,6 +127,9 @@ def check_config(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
     if has_images:  # so late, since a mistake in what was typed should not wait for images
         complete_data(plain["data"])
         _check_network(plain["model"], plain["data"])
+    for group, node, target in _list_nodes(plain):
+        known = read_known(group, target, node.get("source")) or {}
+        node |= {name: parameter.settle(node[name]) for name, parameter in known.items() if name in node}
     return plain
 
 

@@ -52,10 +52,7 @@ def check_group(group: str, node: Mapping[str, Any], target: str, settings: Iter
         ConfigError: for the first setting that is unknown, missing, of a wrong type or out of range.
     """
     parameters = read_parameters(group, target)
-    known = parameters
-    if group == "data" and known is not None and isinstance(node.get("source"), dict):
-        source = node["source"].get("_target_")  # which is given what it takes
-        known = {**((source and read_parameters("data.source", source)) or {}), **known}
+    known = read_known(group, target, node.get("source"))
     for name, value in node.items():
         if name in OF_HYDRA:
             continue
@@ -72,6 +69,18 @@ def check_group(group: str, node: Mapping[str, Any], target: str, settings: Iter
         is_checked_with_data = group == "data.source"  # which passes some of its own settings on
         if parameter.required and name not in node and not is_checked_with_data:
             raise ConfigError(f"{join(group, name)} is missing" + (f": {target} needs it" if group else ""))
+
+
+def read_known(group: str, target: str, source: Any) -> dict[str, Parameter] | None:
+    """What a group may hold: what its target takes, and, as to images, what their source takes.
+
+    Raises:
+        ConfigError: as `read_parameters`.
+    """
+    known = read_parameters(group, target)
+    if group == "data" and known is not None and isinstance(source, dict) and source.get("_target_"):
+        known = {**(read_parameters("data.source", source["_target_"]) or {}), **known}
+    return known
 
 
 def read_parameters(group: str, target: str) -> dict[str, Parameter] | None:

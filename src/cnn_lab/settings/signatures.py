@@ -15,21 +15,40 @@ from pathlib import Path
 from typing import Any
 
 from cnn_lab.errors import find_nearest
+from cnn_lab.settings.annotations import describe, fits, settle
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A named argument. `annotation` is None where the source has none."""
+    """A named argument. `annotation` and `default` are None where the source has none."""
 
     annotation: ast.expr | None
-    required: bool
+    default: ast.expr | None
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is None
 
     def accepts(self, value: Any) -> bool:
         """Whether `value`, plain data from a config, fits the annotation, as far as it can be understood."""
-        return self.annotation is None or _fits(value, self.annotation)
+        return self.annotation is None or fits(value, self.annotation)
+
+    def settle(self, value: Any) -> Any:
+        """The one form of all the values that mean the same, as far as the annotation says so."""
+        return settle(value, self.annotation) if self.annotation else value
+
+    def read_default(self) -> Any:
+        """The default as plain data, settled.
+
+        Raises:
+            ValueError: for one that only running the source would tell.
+        """
+        value = ast.literal_eval(self.default)  # type: ignore[arg-type]
+        return self.settle(list(value) if isinstance(value, tuple) else value)
 
     def __str__(self) -> str:
-        return _describe(self.annotation) if self.annotation else "anything"
+        return describe(self.annotation) if self.annotation else "anything"
 
 
 @functools.cache
@@ -55,19 +74,17 @@ def read_signature(target: str) -> dict[str, Parameter] | None:
         return None
     arguments = definition.args
     positional = (arguments.posonlyargs + arguments.args)[skip:]
-    first_default = len(positional) - len(arguments.defaults)
-    parameters = {
-        item.arg: Parameter(item.annotation, required=index < first_default)
-        for index, item in enumerate(positional)
+    without_default = [None] * (len(positional) - len(arguments.defaults))
+    defaults = [*without_default, *arguments.defaults, *arguments.kw_defaults]
+    named = [*positional, *arguments.kwonlyargs]
+    return {
+        item.arg: Parameter(item.annotation, default) for item, default in zip(named, defaults, strict=True)
     }
-    for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        parameters[item.arg] = Parameter(item.annotation, required=default is None)
-    return parameters
 
 
 def _read_fields(definition: ast.ClassDef) -> dict[str, Parameter]:
     return {
-        item.target.id: Parameter(item.annotation, required=item.value is None)
+        item.target.id: Parameter(item.annotation, item.value)
         for item in definition.body
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
     }
@@ -159,71 +176,3 @@ def _statements(module: Path) -> list[ast.stmt]:
         else:
             found.append(statement)
     return found
-
-
-def _describe(annotation: ast.expr) -> str:
-    """The annotation in the words of a config: `Sequence[int] | None` is "a list of integers or null"."""
-    match annotation:
-        case ast.Name(id=name) if name in WORDS:
-            return WORDS[name]
-        case ast.Constant(value=None):
-            return "null"
-        case ast.BinOp(op=ast.BitOr(), left=left, right=ast.Name(id="Tensor")):
-            return _describe(left)
-        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
-            return f"{_describe(left)} or {_describe(right)}"
-        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
-            return f"{_describe(inner)} or null"
-        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=options)):
-            return " or ".join(_describe(option) for option in options)
-        case ast.Subscript(value=ast.Name(id="tuple" | "Tuple"), slice=ast.Tuple(elts=items)):
-            return f"a list like [{','.join(_describe(item).split()[-1] for item in items)}]"
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=options)):
-            return " or ".join(ast.unparse(option) for option in options)
-        case ast.Subscript(value=ast.Name(id="list" | "List" | "Sequence" | "Iterable"), slice=item):
-            return (
-                f"a list of {' or '.join(f'{word.split()[-1]}s' for word in _describe(item).split(' or '))}"
-            )
-        case _:
-            return ast.unparse(annotation)
-
-
-WORDS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "a text"}
-NUMBERS = {"int": int, "float": int | float, "str": str}
-
-
-def _fits(value: Any, annotation: ast.expr) -> bool:
-    match annotation:
-        case ast.Constant(value=None):
-            return value is None
-        case ast.Constant(value=str(text)):
-            return _fits(value, ast.parse(text, mode="eval").body)
-        case ast.Name(id="bool"):
-            return isinstance(value, bool)
-        case ast.Name(id=name) if name in NUMBERS:
-            return isinstance(value, NUMBERS[name]) and not isinstance(value, bool)
-        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
-            return _fits(value, left) or _fits(value, right)
-        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
-            return value is None or _fits(value, inner)
-        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=options)):
-            return any(_fits(value, option) for option in options)
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
-            options = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            return value in [option.value for option in options if isinstance(option, ast.Constant)]
-        case ast.Subscript(value=ast.Name(id="tuple" | "Tuple"), slice=ast.Tuple(elts=items)):
-            if isinstance(items[-1], ast.Constant) and items[-1].value is ...:
-                items = [items[0]] * len(value) if isinstance(value, list) else items
-            return (
-                isinstance(value, list)
-                and len(value) == len(items)
-                and all(_fits(part, item) for part, item in zip(value, items, strict=True))
-            )
-        case ast.Subscript(value=ast.Name(id="list" | "List" | "Sequence" | "Iterable"), slice=item):
-            return isinstance(value, list) and all(_fits(part, item) for part in value)
-        case ast.Subscript(value=ast.Name(id="dict" | "Dict" | "Mapping")) | ast.Name(id="dict"):
-            return isinstance(value, dict)
-        case ast.Name(id="Tensor" | "Logger" | "Accelerator" | "Strategy" | "Profiler" | "timedelta"):
-            return isinstance(value, dict)  # only another `_target_` can make one
-        case _:
-            return True  # an alias or a type that this reading does not know

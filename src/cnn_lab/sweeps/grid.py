@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from cnn_lab.errors import ConfigError, count
 from cnn_lab.settings.typed import parse
@@ -81,16 +81,22 @@ def _find_repeated(
         ConfigError: when that is none, has no completed run, or other keys vary in it.
     """
     path = config.sweep.repeat
-    sweep = find_sweep(None if path == "latest" else path, Path(config.output_dir).expanduser().absolute())
+    if path == "latest" and config.sweep.resume:
+        raise ConfigError("sweep.repeat=latest is another sweep now: type the one that was repeated")
+    source = find_sweep(None if path == "latest" else path, Path(config.output_dir).expanduser().absolute())
+    with read_write(config):
+        config.sweep.repeat = str(source)  # for the command that continues, when another one is the latest
     varied = {
         item.get_key_element() for item in parse(typed, context.config_loader) if item.is_sweep_override()
     }
-    keys, earlier = (sorted(set(names) - set(REPETITIONS)) for names in (varied, read_record(sweep)["swept"]))
+    keys, earlier = (
+        sorted(set(names) - set(REPETITIONS)) for names in (varied, read_record(source)["swept"])
+    )
     if keys != earlier or not keys:
         over = ", ".join(earlier) or "nothing but seeds"
-        raise ConfigError(f"sweep.repeat={path} is a sweep over {over}: type what was typed for it, too")
-    best = [setting for setting in compare(collect([sweep]))[1] if setting.completed][:REPEATED]
+        raise ConfigError(f"sweep.repeat={source} is a sweep over {over}: type what was typed for it, too")
+    best = [setting for setting in compare(collect([source]))[1] if setting.completed][:REPEATED]
     if not best:
-        raise ConfigError(f"sweep.repeat={path} has no completed run")
+        raise ConfigError(f"sweep.repeat={source} has no completed run")
     chosen = [map(str, setting.counted[0].result.get("overrides", ())) for setting in best]
     return keys, [[item for item in items if item.partition("=")[0] in keys] for items in chosen]

@@ -19,6 +19,7 @@ from cnn_lab.files import WriteError, make_folder, write_file
 from cnn_lab.pictures.style import save_figure
 from cnn_lab.settings.groups import show
 from cnn_lab.sweeps.advice import advise, list_some
+from cnn_lab.sweeps.names import shorten_keys
 from cnn_lab.sweeps.results import (
     REPETITIONS,
     Record,
@@ -30,9 +31,7 @@ from cnn_lab.sweeps.results import (
     list_distinct,
     list_metrics,
     name_repetitions,
-    name_targets,
     place_of,
-    shorten_keys,
 )
 from cnn_lab.sweeps.verdict import Verdict
 from cnn_lab.terminal.screen import NAMES, Screen, shorten, type_command
@@ -215,14 +214,15 @@ def _as_csv(settings: Sequence[Setting], keys: Sequence[str]) -> str:
     """One row per run, in the order of their numbers, with the verdict on its setting."""
     metrics = list_metrics(settings)
     measured = ["parameters", "epochs", "seconds", "test/accuracy", "test/loss", *metrics, "error"]
-    runs = [(record, setting.verdict) for setting in settings for record in setting.runs]
+    runs = [(record, setting) for setting in settings for record in setting.runs]
     folds = [key for key in REPETITIONS if key != "seed" and list_distinct((run for run, _ in runs), key)]
     repeated = ["seed", *folds]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["run", "status", *keys, *repeated, "val/accuracy", *measured, *VERDICT])
-    for record, verdict in sorted(runs, key=lambda item: place_of(item[0])):
-        values = _show_values(name_targets(record), keys)
+    for record, setting in sorted(runs, key=lambda item: place_of(item[0])):
+        verdict = setting.verdict
+        values = _show_values(setting.values, keys)
         values += [record.settings.get(key) for key in repeated]
         results = [record.accuracy, *(record.measured(name) for name in measured)]
         said = ["", "", "", ""]

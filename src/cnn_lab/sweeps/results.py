@@ -3,11 +3,10 @@
 Nothing here imports torch.
 """
 
-import json
 import math
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -18,25 +17,33 @@ from cnn_lab.runs.directory import SWEEP_RECORD
 from cnn_lab.runs.record import read_result, read_score, read_start, read_status
 from cnn_lab.runs.trust import check_inside, read_yaml
 from cnn_lab.settings.config import MEASURED, flatten
-from cnn_lab.settings.data import FACTS
 from cnn_lab.settings.groups import show
-from cnn_lab.settings.meaning import meaning_of
+from cnn_lab.settings.meaning import digest, identify
+from cnn_lab.sweeps.names import name_settings
 from cnn_lab.sweeps.verdict import Verdict, judge
 
 DEPTH = 4  # of folders between outputs/ and a run
-LEADERS = {"data": "data.name", "model": "model"}  # the name from which a group's other settings follow
-FOUND = [f"data.{fact}" for fact in FACTS]
 REPETITIONS = {"seed": "seeds", "data.fold": "folds"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A run: its directory, what result.json holds, its true status, and its settings by dotted key."""
+    """A run: its directory, what result.json holds, its true status, and its settings by dotted key.
+
+    Attributes:
+        identity: those settings that tell runs apart, see `identify`.
+    """
 
     path: Path
     result: dict[str, Any]
     status: str
     settings: dict[str, Any]
+    identity: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for runs of the same settings; without any it is the name of the directory."""
+        return digest(self.identity) if self.settings else self.path.name
 
     @property
     def accuracy(self) -> float | None:
@@ -64,7 +71,7 @@ class Setting:
     def counted(self) -> list[Record]:
         """The completed runs, of repeated ones the last; of a setting without any, its other runs."""
         runs = [run for run in self.runs if run.status == "completed"] or self.runs
-        return list({run.result.get("fingerprint", run.path): run for run in runs}.values())
+        return list({run.fingerprint: run for run in runs}.values())
 
     def list_values(self, name: str) -> list[float]:
         """What the runs that count have measured; a pruned run has a validation accuracy too."""
@@ -124,11 +131,11 @@ def find_origin(sweep: Path) -> Path:
     return Path(str(read_record(sweep).get("origin", sweep)))
 
 
-def find_runs(sweep: Path) -> dict[str, tuple[Path, str]]:
-    """The latest run of each fingerprint in a sweep, with its status."""
-    found = [(file.parent, read_result(file.parent)) for file in sweep.glob("*/result.json")]
-    found.sort(key=lambda item: read_start(item[1]))
-    return {result.get("fingerprint", ""): (path, read_status(path, result)) for path, result in found}
+def find_runs(sweep: Path, swept: Collection[str]) -> dict[str, tuple[Path, str]]:
+    """The latest run of each fingerprint in a sweep of these keys, with its status."""
+    found = [_read(file.parent, swept) for file in sweep.glob("*/result.json")]
+    found.sort(key=lambda record: read_start(record.result))
+    return {record.fingerprint: (record.path, record.status) for record in found}
 
 
 def collect(paths: Iterable[Path]) -> list[Record]:
@@ -145,10 +152,11 @@ def collect(paths: Iterable[Path]) -> list[Record]:
         if (path / SWEEP_RECORD).exists():  # the report is written into it
             check_inside(path)
         files = {file for depth in range(DEPTH) for file in path.glob("*/" * depth + "result.json")}
-        records = [_read(file.parent) for file in files]
+        swept = {folder: read_record(folder)["swept"] for folder in {file.parent.parent for file in files}}
+        records = [_read(file.parent, swept[file.parent.parent]) for file in files]
         for record in sorted(records, key=lambda item: read_start(item.result)):
-            name = record.result.get("fingerprint") if (record.path.parent / SWEEP_RECORD).exists() else None
-            found[record.path.parent, name or record.path.name] = record
+            is_of_sweep = (record.path.parent / SWEEP_RECORD).exists()
+            found[record.path.parent, record.fingerprint if is_of_sweep else record.path.name] = record
     if not found:
         raise ConfigError(f"there is no run to report on in {', '.join(map(str, paths))}")
     return sorted(found.values(), key=place_of)
@@ -159,20 +167,20 @@ def compare(records: Sequence[Record]) -> tuple[list[str], list[Setting]]:
 
     Settings without a completed run come last, whatever they reached.
     """
-    flats = [name_targets(record) for record in records]
-    keys = [key for key in dict.fromkeys(key for flat in flats for key in flat) if _differs(key, flats)]
-    groups: dict[str, Setting] = {}
-    for record, flat in zip(records, flats, strict=True):
-        values = {key: flat[key] for key in keys if key in flat}
-        groups.setdefault(json.dumps(values, sort_keys=True), Setting(values, [])).runs.append(record)
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        shared = {key: value for key, value in record.identity.items() if key not in REPETITIONS}
+        groups[digest(shared)].append(record)
+    keys, values = name_settings([runs[0] for runs in groups.values()])
+    found = [Setting(*pair) for pair in zip(values, groups.values(), strict=True)]
 
     metric, sign = find_choice(records)
 
     def rank(setting: Setting) -> tuple[bool, float]:
-        found = setting.measure(metric)
-        return not setting.completed, -sign * found[0] if found else math.inf
+        measured = setting.measure(metric)
+        return not setting.completed, -sign * measured[0] if measured else math.inf
 
-    settings = sorted(groups.values(), key=rank)
+    settings = sorted(found, key=rank)
     scores = [
         [sign * value for value in item.list_values(metric)] if item.completed else [] for item in settings
     ]
@@ -219,30 +227,10 @@ def list_distinct(records: Iterable[Record], key: str) -> list[int]:
     return sorted({value for record in records if isinstance(value := record.settings.get(key), int)})
 
 
-def name_targets(record: Record) -> dict[str, Any]:
-    """What is compared of a run's settings: `optimizer: Adam` for `optimizer._target_: torch.optim.Adam`.
-
-    A network has the name of its option, as in `model=vgg`, where that was typed.
-    """
-    named = {
-        key.removesuffix("._target_"): str(value).rpartition(".")[2] if key.endswith("._target_") else value
-        for key, value in record.settings.items()
-        if meaning_of(key) in ("identity", "length")
-    }
-    typed = [str(text).partition("=") for text in record.result.get("overrides", ())]
-    return named | {key: option for key, _, option in typed if key == "model"}
-
-
 def describe(setting: Setting, names: Mapping[str, str]) -> str:
     """A setting's values in a line, with these names of the keys."""
     words = [f"{names[key]} {show(value)}" for key, value in setting.values.items()]
     return ", ".join(words) or "these settings"
-
-
-def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted key, or all of it where two end alike."""
-    ends = Counter(key.rpartition(".")[2] for key in keys)
-    return {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys}
 
 
 def place_of(record: Record) -> tuple[Path, int, str]:
@@ -251,29 +239,11 @@ def place_of(record: Record) -> tuple[Path, int, str]:
     return record.path.parent, int(number) if number.isdecimal() else 0, record.path.name
 
 
-def _differs(key: str, flats: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a key has several values; what follows from a name, whether it has with the same name.
-
-    What is found of images follows from all that is typed of them.
-    """
-    leader = LEADERS.get(key.partition(".")[0], key)
-    seen: dict[Any, set[str]] = {}
-    for flat in flats:
-        if key in flat and flat[key] != "auto":  # which a run replaces by what it found, once it begins
-            name = flat.get(leader) if key != leader else None
-            if key in FOUND:
-                name = json.dumps(
-                    [flat[own] for own in sorted(flat) if own.startswith("data.") and own not in FOUND]
-                )
-            seen.setdefault(name, set()).add(json.dumps(flat[key], sort_keys=True))
-    return any(len(values) > 1 for values in seen.values())
-
-
-def _read(path: Path) -> Record:
+def _read(path: Path, swept: Collection[str]) -> Record:
     check_inside(path)
     result = read_result(path)
     try:
         settings = flatten(read_yaml(path / "config.yaml"))
     except ConfigError:  # killed before it had written one, or none that a run writes
         settings = {}
-    return Record(path, result, read_status(path, result), settings)
+    return Record(path, result, read_status(path, result), settings, identify(settings, swept))

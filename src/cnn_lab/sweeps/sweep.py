@@ -26,7 +26,7 @@ from cnn_lab.runs.directory import STAMP, SWEEP_RECORD, clean_label, make_direct
 from cnn_lab.runs.lock import hold
 from cnn_lab.runs.trust import check_inside
 from cnn_lab.settings.config import check_config, flatten, list_typed
-from cnn_lab.settings.meaning import fingerprint, meaning_of
+from cnn_lab.settings.meaning import fingerprint, meaning_of, settle
 from cnn_lab.settings.typed import explain, quote
 from cnn_lab.sweeps.advice import resume_command
 from cnn_lab.sweeps.job import STOP, Job, record_failure
@@ -64,6 +64,14 @@ class Sweep:
     _taken: set[int] = field(default_factory=set)
     _arrangement: str = ""
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError when a setting varies that all runs of a sweep share."""
+        for key in self.swept:
+            if meaning_of(key) == "place" and key != "data.root":
+                raise ConfigError(
+                    f"{key} has several values, and a sweep takes one for all its runs: type one"
+                )
+
     @property
     def unit(self) -> str:
         """What its jobs are called."""
@@ -73,7 +81,10 @@ class Sweep:
     def typed(self) -> list[str]:
         """The overrides that were typed, Hydra's own among them, which `-m` in front makes a sweep."""
         typed = [item for kind in ("hydra", "task") for item in list_typed(self.config.hydra.overrides[kind])]
-        return [item for item in typed if not item.startswith(("hydra.mode=", "sweep.resume="))]
+        replaced = ("hydra.mode=", "sweep.resume=", "sweep.repeat=")
+        repeat = self.config.sweep.repeat
+        kept = [item for item in typed if not item.startswith(replaced)]
+        return [*kept, f"sweep.repeat={quote(repeat)}"] if repeat else kept
 
     def check(self, overrides: Sequence[str]) -> Job:
         """Compose and check the settings of a job. Settings that make no run are noted in the job.
@@ -94,7 +105,7 @@ class Sweep:
             check_devices(settings["trainer"])
         except ConfigError as error:
             refusal = str(error)
-        return Job(list(overrides), label, fingerprint(settings), settings, refusal)
+        return Job(list(overrides), label, fingerprint(settings, self.swept), settings, refusal)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -117,10 +128,11 @@ class Sweep:
             check_inside(self.path)
             earlier = read_record(self.path)
             self._check_same(earlier, settings)
+            self.swept = earlier["swept"] | self.swept
             started = str(earlier.get("started", started))
             self.origin = find_origin(self.path)
         with hold(self.path):
-            self._known = find_runs(self.path)
+            self._known = find_runs(self.path, self.swept)
             numbers = (path.name.partition("-")[0] for path in self.path.iterdir())
             self._taken = {int(number) for number in numbers if number.isdecimal()}
             record = {"kind": self.kind, "started": started, "typed": self.typed, "swept": self.swept}
@@ -137,6 +149,7 @@ class Sweep:
         Raises:
             ConfigError: when that run is still going on.
         """
+        job.fingerprint = fingerprint(job.config, self.swept)  # with what varied before it was resumed, too
         known, status = self._known.get(job.fingerprint, (None, ""))
         if known and status == "running":
             raise ConfigError(f"{known} is still running; wait for it, or stop it first")
@@ -272,7 +285,8 @@ class Sweep:
             raise ConfigError(
                 f"{self.path} is a {record.get('kind')}, not a {self.kind}: it cannot be continued as one"
             )
-        earlier = record["settings"]
+        # A run of a sweep has one device, which is not in the records of older versions.
+        earlier, settings = settle({"trainer.devices": 1, **record["settings"]}), settle(settings)
         vary = {*self.swept, *record["swept"]}
         if self.kind == "search":  # whose trials can be compared only if all were drawn from the same
             earlier, settings, vary = {**earlier, **record["swept"]}, {**settings, **self.swept}, set()
