@@ -46,6 +46,7 @@ class Watch:
             disable=not screen.console.is_terminal,
             refresh_per_second=2,
         )
+        self._starting = self._progress.add_task("starting", total=None, metrics="")
 
     def __enter__(self) -> "Watch":
         self._progress.start()
@@ -61,6 +62,7 @@ class Watch:
     def _watch(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
             self._look()
+            self._progress.update(self._starting, visible=not self._tasks)
 
     def _look(self) -> None:
         for path in list(self.waiting):

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-PATIENCE = 0.6  # seconds: what takes less needs no line in a file or a pipe
+PATIENCE = 0.4  # seconds: what takes less needs no line in a file or a pipe
 TICK = 0.5  # seconds between two looks, which a library that is being loaded can delay
 ERASE = "\r\x1b[K"
 
