@@ -44,7 +44,8 @@ def run_script(
 ) -> Any:
     """Run a script as a user does, without network and without a terminal.
 
-    What it says while it is silent for long is left out of its standard error. With `fresh`, or where processes of its own are started, in an interpreter that starts from nothing.
+    What it says while it is silent for long is left out of its standard error. With `fresh`, or where
+    processes of its own are started, in an interpreter that starts from nothing.
     """
     inherited = {
         key: value for key, value in os.environ.items() if key != FULL_ERROR
@@ -160,3 +161,9 @@ class TrainedRun:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     """One run that every test of its traces looks at."""
     return TrainedRun(tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture(autouse=True)
+def keep_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command that is called in this process sets for itself is gone after the test."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
