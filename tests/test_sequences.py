@@ -73,7 +73,13 @@ def give_more_steps_to_a_run_that_was_stopped_in_its_test(state: Sequences) -> N
     state.resume(run, None)
 
 
+def stop_where_numbers_have_64_bits(state: Sequences) -> None:
+    (run,) = state.train({"trainer.precision": "64-true"}, (6, signal.SIGINT)).values
+    state.resume(run, None)
+
+
 FOUND = [
+    stop_where_numbers_have_64_bits,
     give_more_steps_to_a_run_that_was_stopped_in_its_test,
     give_fewer_steps_than_were_taken,
     validate_the_test_images_every_other_epoch,

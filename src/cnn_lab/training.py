@@ -133,6 +133,8 @@ def fit(
     Raises:
         ConfigError: for settings that Lightning refuses once it knows the data and the optimizer.
     """
+    # Before a checkpoint's numbers are put into it: Lightning does so after, when float64 has become float32.
+    trainer.precision_plugin.convert_module(classifier)
     is_foreign = checkpoint and getattr(data, "root", None) not in (None, str(DATA))
     # Lightning takes a run with max_steps for one without epochs, and resumes inside one that has ended.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
