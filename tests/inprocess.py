@@ -31,7 +31,7 @@ def run_here(
         variables: of the environment, added for this command.
         around: context managers that hold while it runs.
     """
-    environment, argv, path, here = dict(os.environ), sys.argv, list(sys.path), Path.cwd()
+    environment, argv, here = dict(os.environ), sys.argv, Path.cwd()
     out, code = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True), 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(out))
@@ -49,7 +49,7 @@ def run_here(
             code = int(ended.code or 0)
         finally:
             os.chdir(here)
-            sys.argv, sys.path[:] = argv, path
+            sys.argv = argv
             os.environ.clear()
             os.environ.update(environment)
     return code, out.buffer.getvalue().decode()

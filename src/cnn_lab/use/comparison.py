@@ -118,7 +118,8 @@ def compare(first: Path, second: Path, trust: bool = False) -> Comparison:
     is_same = np.array_equal(images, others) and np.array_equal(labels, their_labels)
     if not is_same or networks[0].classes != networks[1].classes:
         which = [
-            f"{path} has {len(found):,} of {trained.data.name} in {len(trained.classes)} classes"
+            f"{path} has {len(found):,} of {trained.data.name} in {len(trained.classes)} classes, from "
+            f"{trained.data.root or trained.config['data']['source']['_target_']}"
             for path, trained, found in zip((first, second), networks, (images, others), strict=True)
         ]
         raise ConfigError(f"the test images differ: {', '.join(which)}; compare runs on the same data")
