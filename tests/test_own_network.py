@@ -1,4 +1,4 @@
-"""A network that is not this project's: README's own text, and what may be wrong with another."""
+"""A network that is not this project's: the guide's own text, and what may be wrong with another."""
 
 import json
 import re
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from cnn_lab.assembly import make_network, measure
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.runs.resume import plan_resume
+from cnn_lab.settings.places import PROJECT
 from cnn_lab.sweeps.results import collect
-from conftest import FAST, only_run, read_readme, read_result, run_script, train_command
+from conftest import FAST, only_run, read_result, run_script, train_command
 
-SECTION = re.search(r"### One's own network\n(.*?)\n##", read_readme(), re.DOTALL)[1]
+GUIDE = (PROJECT / "docs" / "own.md").read_text()
+SECTION = re.search(r"## Your own network\n(.*?)\n##", GUIDE, re.DOTALL)[1]
 MODULE = re.search(r"```python\n(.*?)```", SECTION, re.DOTALL)[1]
 ONE, SEVERAL, MEASURE = re.search(r"```bash\n(.*?)```", SECTION, re.DOTALL)[1].splitlines()
 REFUSED = "uses code from outside the project (model._target_=my_nets.MyNet). If you trust it, add "
@@ -28,7 +30,7 @@ IMAGES = {"input_shape": (1, 28, 28), "num_classes": 10}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with README's module, and a run of README's command."""
+    """A working directory with the guide's module, and a run of its command."""
     place = tmp_path_factory.mktemp("place")
     (place / "my_nets.py").write_text(MODULE)
     done = train_command(*shlex.split(ONE)[2:], *FAST, "trainer.max_epochs=1", "output_dir=out", cwd=place)

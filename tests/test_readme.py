@@ -1,4 +1,4 @@
-"""Everything that README shows is run."""
+"""Everything that README and the guides show is run."""
 
 import json
 import math
@@ -19,20 +19,24 @@ from cnn_lab.settings.config import PROJECT, check_config
 from cnn_lab.training import train
 from conftest import TrainedRun, compose_config, read_readme, read_result, run_script, train_command
 
-TEXT = read_readme()
-COMMANDS = [
-    line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines() if line
-]
+PAGES = {"README.md": read_readme()}
+PAGES |= {path.name: path.read_text() for path in sorted((PROJECT / "docs").glob("*.md"))}
+TEXT = "\n".join(PAGES.values())
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 ARGUMENTS = {
     name: [
-        line.partition(f"scripts/{name}.py")[2].split()
-        for line in COMMANDS[1:]
-        if f"scripts/{name}.py" in line
+        list(arguments)
+        for arguments in dict.fromkeys(
+            tuple(line.partition(f"scripts/{name}.py")[2].split())
+            for line in COMMANDS
+            if line.startswith(f"python scripts/{name}.py")
+        )
     ]
     for name in ("train", "evaluate", "report", "explain", "predict", "export")
 }
 TRAIN = ARGUMENTS["train"]
-RESUMED = [arguments for arguments in TRAIN if "resume=latest" in arguments]  # needs a run to go on with
+RESUMED = [arguments for arguments in TRAIN if "resume=latest" in arguments]  # needs a run to continue
 # Run by tests of their own.
 ELSEWHERE = ("hydra/launcher=", "data=fashion_mnist", "data=folder", "data=arrays", "my_data.", "my_nets.")
 SMALL = [
@@ -42,6 +46,7 @@ SMALL = [
 ]
 RUNS = {"seed=0,1,2": 3, "seed=0,1": 2, "model.channels=[8,16],[16,32]": 2, "model.dropout=0,0.5": 2}
 RUNS |= {"search=cnn": 3, "experiment=channel_widths": 4}
+NO_RUN = ("--help", "--cfg")
 
 
 def test_every_command_is_run_by_a_test() -> None:
@@ -52,10 +57,31 @@ def test_every_command_is_run_by_a_test() -> None:
     assert tests in (PROJECT / "CONTRIBUTING.md").read_text().splitlines()
     run_here = re.compile(rf"python scripts/({'|'.join(ARGUMENTS)})\.py\b")
     rest = {line for line in others if not run_here.match(line)}
-    # The last two are run by test_draw.py and test_compare.py.
+    # The last three are run by test_draw.py, test_compare.py and test_wheel.py.
     assert rest == {
-        "tensorboard --logdir outputs", "python scripts/draw.py", "python scripts/compare.py"
+        "tensorboard --logdir outputs", "python scripts/draw.py", "python scripts/compare.py",
+        "pip wheel --no-deps --wheel-dir dist .",
     }  # fmt: skip
+
+
+def test_readme_is_two_screens_and_a_half() -> None:
+    text = PAGES["README.md"]
+    assert text.count("\n") <= 200
+    assert len(text.split()) <= 1_500
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_guide_opens_with_a_command_and_a_picture(page: str) -> None:
+    folder = PROJECT if page == "README.md" else PROJECT / "docs"
+    targets = re.findall(r"\]\(([^)#]+)\)", PAGES[page])
+    missing = [name for name in targets if "://" not in name and not (folder / name).exists()]
+    assert missing == []
+    if page != "README.md":
+        _, command, rest = PAGES[page].split("```", 2)
+        assert command.startswith("bash\n")
+        assert re.match(r"\s*(!\[|```mermaid\n)", rest), "a picture must follow the first command"
+    named = re.findall(r"`((?:src|conf|tests|scripts|benchmarks|docs)/[\w./]+\w/?)`", PAGES[page])
+    assert [name for name in named if not (PROJECT / name).exists()] == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +90,8 @@ def test_every_command_is_run_by_a_test() -> None:
     ids=" ".join,
 )
 def test_every_training_command_runs(arguments: list[str], tmp_path: Path) -> None:
-    quick = [] if arguments == ["--help"] else [*SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path}"]
+    is_run = not set(NO_RUN) & set(arguments)
+    quick = [*SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path}"] if is_run else []
     if "search=cnn" in arguments:
         quick.append("hydra.sweeper.n_trials=3")
     if "experiment=channel_widths" in arguments:
@@ -105,7 +132,7 @@ def test_every_evaluation_command_runs(arguments: list[str], trained: TrainedRun
     assert "accuracy" in done.stdout
 
 
-def test_the_commands_to_go_on_run(tmp_path: Path) -> None:
+def test_the_commands_that_continue_a_run_work(tmp_path: Path) -> None:
     first, longer = RESUMED
     outputs = f"output_dir={tmp_path}"
     assert train_command(*SMALL, "trainer.max_epochs=1", outputs).returncode == 0

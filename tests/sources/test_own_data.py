@@ -15,12 +15,13 @@ from cnn_lab.datasets import read_source
 from cnn_lab.errors import CnnLabError, ConfigError, DataError
 from cnn_lab.settings.config import check_config
 from cnn_lab.settings.meaning import identify
+from cnn_lab.settings.places import PROJECT
 from cnn_lab.sources import folder
 from cnn_lab.sources.arrays import read_arrays
 from cnn_lab.sources.folder import read_folder
 from cnn_lab.splitting import stratified_split
 from cnn_lab.sweeps.results import Record, compare
-from conftest import compose_config, only_run, read_readme, read_result, run_script, train_command
+from conftest import compose_config, only_run, read_result, run_script, train_command
 
 GENERATOR = np.random.default_rng(0)
 BYTES = GENERATOR.integers(256, size=(30, 8, 9, 3), dtype=np.uint8)
@@ -131,8 +132,8 @@ def test_channels_are_found_on_the_second_or_the_last_axis(axes: tuple[int, ...]
     assert gray.labels.dtype == np.int64
 
 
-def test_the_function_that_readme_shows_is_a_data_set(tmp_path: Path) -> None:
-    text = read_readme()
+def test_the_function_that_the_guide_shows_is_a_data_set(tmp_path: Path) -> None:
+    text = (PROJECT / "docs" / "own.md").read_text()
     (tmp_path / "my_data.py").write_text(re.search(r"```python\n(# my_data.py\n.*?)```", text, re.DOTALL)[1])
     command = re.search(r"python scripts/train.py (data=own .*)", text)[1].split()
     places = [

@@ -21,7 +21,7 @@ from test_sweeps import TINY
 from cnn_lab.errors import CnnLabError, ConfigError
 from cnn_lab.settings.config import PROJECT
 from cnn_lab.sweeps.launchers import check_launcher, take_gpu
-from conftest import read_readme, read_result, train_command
+from conftest import read_result, train_command
 
 SMALL = [*TINY, "model.channels=[4]", "trainer.max_epochs=2"]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -31,9 +31,9 @@ def read_runs(output_dir: Path) -> list[dict[str, Any]]:
     return [read_result(path.parent) for path in sorted(output_dir.glob("sweeps/*/*/result.json"))]
 
 
-def find_in_readme(launcher: str) -> list[str]:
-    """The arguments of the command that README shows for a launcher."""
-    text = read_readme()
+def find_in_guide(launcher: str) -> list[str]:
+    """The arguments of the command that the guide shows for a launcher."""
+    text = (PROJECT / "docs" / "clusters.md").read_text()
     return re.search(rf"^python scripts/train.py (-m hydra/launcher={launcher} .*)$", text, re.MULTILINE)[
         1
     ].split()
@@ -51,7 +51,7 @@ def find_most_at_once(runs: list[dict[str, Any]]) -> int:
 
 def test_joblib_divides_the_cores(tmp_path: Path) -> None:
     done = train_command(
-        *find_in_readme("joblib"), "hydra.launcher.n_jobs=2", *SMALL, f"output_dir={tmp_path}"
+        *find_in_guide("joblib"), "hydra.launcher.n_jobs=2", *SMALL, f"output_dir={tmp_path}"
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1] == "2 side by side, 1 CPU thread each"
@@ -184,7 +184,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_ray_cluster_of_two_nodes_runs_on_both(cluster: str, tmp_path: Path) -> None:
-    ray = [*find_in_readme("ray"), f"hydra.launcher.ray.init.address={cluster}"]
+    ray = [*find_in_guide("ray"), f"hydra.launcher.ray.init.address={cluster}"]
     done = train_command(*ray, *SMALL, f"output_dir={tmp_path}", no_proxy="*")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1] == "on 2 Ray nodes"
