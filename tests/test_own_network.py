@@ -113,7 +113,7 @@ MISTAKES = {
         "  wrong.py, line 8, in help: return nn.Linear(100, 10)(images.flatten(1))\n"
     )),
     "Five": (1, (
-        "Error: wrong.Five, given images (2, 1, 28, 28), makes (2, 5): it must make (2, 10), a logit for each class\n"
+        "Error: wrong.Five, given images (2, 1, 28, 28), makes (2, 5): it must return (2, 10), one logit per class\n"
     )),
     "Typo": (2, (
         "Error: model: name 'num_clases' is not defined\n"

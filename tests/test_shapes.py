@@ -128,18 +128,18 @@ def test_a_resnet_lists_as_many_layers_with_weights_as_it_is_deep() -> None:
     [
         (
             {"depth": 22},
-            "model.depth=22 makes no whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=20",
+            "model.depth=22 does not give whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=20",
         ),
         (
             {"depth": 2},
-            "model.depth=2 makes no whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=8",
+            "model.depth=2 does not give whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=8",
         ),
         ({"depth": 6002}, "model.depth=6002 is out of range: it must be at least 1 and at most 1202"),
         ({"widths": []}, "model.widths is empty: give the channels of each stage, as in [16,32,64]"),
         ({"widths": [16, 0, 4]}, "model.widths=0 is out of range: it must be at least 1"),
         (
             {"widths": [16, 8, 32]},
-            "model.widths=[16, 8, 32] must not fall where model.shortcut=pad adds maps",
+            "model.widths=[16, 8, 32] must not decrease with model.shortcut=pad, which only adds maps",
         ),
         (
             {"shortcut": "cov"},
@@ -148,7 +148,7 @@ def test_a_resnet_lists_as_many_layers_with_weights_as_it_is_deep() -> None:
         (
             {"depth": 16, "widths": [4] * 7},
             (
-                "model: stage 7 would halve maps of 1 x 1: the network is too deep for its images; "
+                "model: stage 7 cannot halve maps of 1 x 1: the network is too deep for its images; "
                 "give at most 6 model.widths"
             ),
         ),

@@ -155,7 +155,7 @@ def measure(net: nn.Module, input_shape: Sequence[int], num_classes: int) -> lis
             module.training = mode
     made = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if made != (2, num_classes) and (num_classes, made) != (2, (2, 1)):  # one logit may stand for two classes
-        raise CnnLabError(f"{what} makes {made}: it must make {(2, num_classes)}, a logit for each class")
+        raise CnnLabError(f"{what} returns {made}: it must return {(2, num_classes)}, one logit per class")
     counted: set[nn.Parameter] = set()
     rows = [_describe(name or type(net).__name__, module, size, counted) for name, module, size in called]
     rest = sum(weights.numel() for weights in net.parameters() if weights not in counted)

@@ -175,7 +175,7 @@ class ImageDataModule(LightningDataModule):
         """Indices of the images to train on, and of those of them to validate on."""
         there_are = f"there are {len(labels):,} training images"
         if has_val and self.fold is not None:
-            raise ConfigError(f"data.fold={self.fold}: {self.name} has validation images of its own")
+            raise ConfigError(f"data.fold={self.fold}: {self.name} already has validation images")
         if has_val:
             train, val = np.arange(len(labels)), np.arange(0)
         elif self.fold is not None:

@@ -88,7 +88,7 @@ def _make_split(name: str, part: str, pair: Any) -> Split:
     try:
         images, labels = (np.asarray(values) for values in pair)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name}: {part} is no pair of arrays, images and labels ({error})") from error
+        raise DataError(f"{name}: {part} must be a pair of arrays, images and labels ({error})") from error
     if isinstance(pair, Split):
         return Split(images, labels)
     if images.dtype != np.uint8:
@@ -122,9 +122,9 @@ def _advise_labels(labels: np.ndarray, count: int) -> str:
     """What to give instead of labels that are not one whole number an image; empty where they are."""
     is_column = labels.ndim == 2 and labels.shape[1] == 1
     if labels.ndim == 2 and not is_column and len(labels) == count:
-        return "one number an image: labels.argmax(axis=1)"
+        return "one number per image: labels.argmax(axis=1)"
     if labels.ndim != 1 and not is_column:
-        return "one number an image: labels.ravel()" if labels.size == count else "one number an image"
+        return "one number per image: labels.ravel()" if labels.size == count else "one number per image"
     if labels.dtype.kind in "iu":
         return ""
     if labels.dtype.kind in "bf" and (labels % 1 == 0).all():

@@ -61,6 +61,6 @@ def plateau(
 def _whole(total_steps: float, name: str) -> int:
     if total_steps == float("inf"):
         raise ConfigError(
-            f"scheduler={name} needs to know where the run ends: set trainer.max_epochs or max_steps"
+            f"scheduler={name} needs the length of the run: set trainer.max_epochs or trainer.max_steps"
         )
     return int(total_steps)

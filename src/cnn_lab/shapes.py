@@ -152,7 +152,9 @@ def plan_resnet(
                 f"for its images; give at most {stage - 1} model.widths"
             )
         if shortcut == "pad" and width < channels:
-            raise ConfigError(f"model.widths={list(widths)} must not fall where model.shortcut=pad adds maps")
+            raise ConfigError(
+                f"model.widths={list(widths)} must not decrease with model.shortcut=pad, which only adds maps"
+            )
         for block in range(1, count + 1):
             name, stride = f"stage {stage} block {block}", 2 if stage > 1 and block == 1 else 1
             layers.append(_norm_conv(f"{name} conv 1", channels, width, size, stride=stride))
@@ -187,7 +189,7 @@ def _count_residual_blocks(depth: int, widths: Sequence[int]) -> int:
     count = max(1, round((depth - 2) / step))
     if depth != step * count + 2:
         raise ConfigError(
-            f"model.depth={depth} makes no whole blocks: with {len(widths)} model.widths it must be "
+            f"model.depth={depth} does not give whole blocks: with {len(widths)} model.widths it must be "
             f"{step} * n + 2, as in model.depth={step * count + 2}"
         )
     return count

@@ -34,8 +34,8 @@ def choose_hardware(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not found:
             build = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
             raise ConfigError(
-                f"trainer.accelerator=gpu: PyTorch finds no GPU here, only a {_describe_cpu()}{build}; "
-                "type trainer.accelerator=cpu or auto"
+                f"trainer.accelerator=gpu: PyTorch finds no GPU on this machine, only a {_describe_cpu()}"
+                f"{build}; type trainer.accelerator=cpu or auto"
             )
         accelerator = found
     _check_processes(settings, accelerator)
@@ -131,7 +131,7 @@ def check_training(settings: Mapping[str, Any], is_fused: bool) -> None:
         problem = "sync_batchnorm=true needs GPUs; type trainer.sync_batchnorm=false"
     elif is_scaled and is_fused and settings.get("gradient_clip_val"):
         problem = (
-            f"gradient_clip_val={settings['gradient_clip_val']} does not go with trainer.precision="
+            f"gradient_clip_val={settings['gradient_clip_val']} cannot be combined with trainer.precision="
             f"{precision} and optimizer.fused=true; type optimizer.fused=false"
         )
     elif settings.get("limit_test_batches") == 0:

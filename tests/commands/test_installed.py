@@ -107,9 +107,9 @@ def test_what_lies_in_the_folder_already_breaks_nothing(installed: Installed, tm
         (
             "evaluate",
             2,
-            f"Error: there is no run in {tmp_path / 'outputs'}; train one first: cnn-lab train\n",
+            f"Error: {tmp_path / 'outputs'} contains no run; train one first: cnn-lab train\n",
         ),
-        ("report", 2, f"Error: there is no sweep in {tmp_path / 'outputs'}; start one with -m\n"),
+        ("report", 2, f"Error: {tmp_path / 'outputs'} contains no sweep; start one with -m\n"),
     ):
         refused = installed(tmp_path, command)
         assert (refused.returncode, refused.stdout) == (code, "")

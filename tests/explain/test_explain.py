@@ -270,7 +270,7 @@ def test_text_from_outside_cannot_end_the_pages_data(
             "--index -1 is out of range: MNIST has 10,000 test images, 0 to 9999",
         ),
         (["--image", "missing.png"], "missing.png cannot be read: No such file or directory"),
-        (["--image", "blank.png"], "--image blank.png: there is nothing on it; give a picture of one digit"),
+        (["--image", "blank.png"], "--image blank.png: the picture is empty; give a picture of one digit"),
     ],
 )
 def test_mistakes_are_told_in_one_message(

@@ -261,7 +261,7 @@ def test_what_would_make_another_experiment_is_refused_by_name(outputs: Path) ->
         with pytest.raises(ConfigError) as refused:
             plan_resume(str(run), [f"resume={run}", override], outputs)
         assert str(refused.value).startswith(
-            f"{override} would make another experiment of the run; start a new one without resume, or change only "
+            f"{override} would make the run a different experiment; start a new one without resume, or change only "
         )
     with pytest.raises(ConfigError, match=r"nowhere is not a run directory: it has no config\.yaml$"):
         plan_resume("nowhere", [], outputs)

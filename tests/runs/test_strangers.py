@@ -114,7 +114,7 @@ PLAIN = "is not a checkpoint of this project"
 FILES: dict[str, tuple[Callable[[dict[str, Any], Path], bytes], str]] = {
     "code": (lambda good, mark: pickle.dumps(Touch(mark)), PLAIN),
     "code in a legacy file": (lambda good, mark: save_legacy({**good, "x": Touch(mark)}), PLAIN),
-    "code in a good one": (lambda good, mark: save({**good, "x": Touch(mark)}), f"{PLAIN}: it is more than data"),
+    "code in a good one": (lambda good, mark: save({**good, "x": Touch(mark)}), f"{PLAIN}: it contains more than data"),
     "empty": (lambda good, mark: b"", PLAIN),
     "truncated": (lambda good, mark: save(good)[:-1000], PLAIN),
     "bomb": (
@@ -127,7 +127,7 @@ FILES: dict[str, tuple[Callable[[dict[str, Any], Path], bytes], str]] = {
     ),
     "a tensor of 4 TB": (
         lambda good, mark: save({**good, "x": torch.zeros(1).expand(10**12)}),
-        f"{PLAIN}: it has tensors that are larger than what it holds of them",
+        f"{PLAIN}: it claims larger tensors than it contains",
     ),
     "a tensor larger than its record": (
         lambda good, mark: change_record(
@@ -143,16 +143,16 @@ FILES: dict[str, tuple[Callable[[dict[str, Any], Path], bytes], str]] = {
     ),
     "a tensor without values": (
         lambda good, mark: save({**good, "x": torch.zeros(3, device="meta")}),
-        f"{PLAIN}: it has tensors that are larger than what it holds of them",
+        f"{PLAIN}: it claims larger tensors than it contains",
     ),
     "only weights": (lambda good, mark: save(good["state_dict"]), f"{PLAIN}: it has no config"),
     "weights of text": (
         lambda good, mark: save({**good, "state_dict": {"net.a\x1b[2J": "text"}}),
-        f"{PLAIN}: net.a[2J in its state_dict is no weight",
+        f"{PLAIN}: net.a[2J in its state_dict is not a weight",
     ),
     "complex weights": (
         lambda good, mark: save({**good, "state_dict": {"a": torch.zeros(3, dtype=torch.complex64)}}),
-        f"{PLAIN}: a in its state_dict is no weight",
+        f"{PLAIN}: a in its state_dict is not a weight",
     ),
     "an epoch of text": (lambda good, mark: save({**good, "epoch": "last"}), f"{PLAIN}: it has no epoch"),
 }  # fmt: skip
@@ -201,7 +201,10 @@ def test_nothing_waits_for_a_pipe_or_reads_a_device(run: Path) -> None:
             "net.head.1.bias is (7,), and the network's (128,)",
         ),
         (lambda weights: weights.pop("net.head.1.bias"), "net.head.1.bias is missing"),
-        (lambda weights: weights.update({"net.x\x1b[2J": torch.zeros(7)}), "the network has no net.x[2J"),
+        (
+            lambda weights: weights.update({"net.x\x1b[2J": torch.zeros(7)}),
+            "the network does not have net.x[2J",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
@@ -379,7 +382,7 @@ def test_a_link_that_leads_outside_is_refused(run: Path, tmp_path: Path, name: s
         shutil.move(link, outside)
     link.symlink_to(outside)
     before = list_tree(tmp_path)
-    message = f"{link} is refused: it leads outside of {run}, to {outside}"
+    message = f"{link} is rejected: it leads out of {run}, to {outside}"
     if name != "result.json" or outside.exists():
         with pytest.raises(ConfigError) as caught:
             find_run(run)
@@ -398,7 +401,7 @@ def test_a_sweep_whose_report_would_be_written_elsewhere_is_refused(run: Path, t
     done = run_script("report.py", str(run.parent))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"Error: {run.parent / 'report.csv'} is refused: it leads outside of {run.parent}, to {victim}\n"
+        f"Error: {run.parent / 'report.csv'} is rejected: it leads out of {run.parent}, to {victim}\n"
     )
     assert victim.read_text() == "mine"
     assert not (run.parent / "report.md").exists()
@@ -413,7 +416,7 @@ def test_links_that_stay_inside_and_a_linked_run_are_fine(run: Path, tmp_path: P
     assert find_run(run / BEST) == (run, run / BEST)
     assert len(collect([tmp_path / "mine"])) == 1
     (run / "a\x1b[2J").write_text("")
-    with pytest.raises(ConfigError, match=r"^\S+/a\[2J is refused: its name cannot be printed$"):
+    with pytest.raises(ConfigError, match=r"^\S+/a\[2J is rejected: its name cannot be printed$"):
         check_inside(run)
 
 
@@ -642,10 +645,10 @@ def test_a_picture_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_the_largest_pictures_are_read(tmp_path: Path) -> None:
     for mode in ("RGBA", "I;16"):
         Image.new(mode, (10_000, 1_000)).save(tmp_path / "blank.png")
-        assert read_digit(tmp_path / "blank.png", 28).problem == "there is nothing on it"
+        assert read_digit(tmp_path / "blank.png", 28).problem == "the picture is empty"
     frames = [Image.new("P", (30, 30), number) for number in range(50)]
     frames[0].save(tmp_path / "frames.gif", save_all=True, append_images=frames[1:])
-    assert read_digit(tmp_path / "frames.gif", 28).problem == "there is nothing on it"
+    assert read_digit(tmp_path / "frames.gif", 28).problem == "the picture is empty"
 
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u009b2J"
@@ -718,7 +721,7 @@ def test_the_commands_refuse_a_strangers_code(
 ) -> None:
     (run / BEST).write_bytes(save(Touch(tmp_path / "mark")))
     before = list_tree(tmp_path)
-    message = f"{run / BEST} is not a checkpoint of this project: it is more than data"
+    message = f"{run / BEST} is not a checkpoint of this project: it contains more than data"
     done = run_script("evaluate.py", str(run))
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {message}\n")
     picture = str(PROJECT / "nothing.png")

@@ -32,7 +32,7 @@ MISTAKES = {
     "+trainer.fast_dev_run=true": "trainer.fast_dev_run cannot be set: the run sets it itself",
     "model._target_=cnn_lab.model.CNM": "model._target_=cnn_lab.model.CNM: there is no 'cnn_lab.model.CNM' in ",
     "model._target_=my_nets.MyNet": (
-        f"model._target_=my_nets.MyNet: there is no module 'my_nets', neither in {Path.cwd()} nor installed"
+        f"model._target_=my_nets.MyNet: no module 'my_nets' is installed or in {Path.cwd()}"
     ),
     "hydra.run.dir=foo": "hydra.run.dir=foo cannot be set. Hydra's settings that can be set: hydra.launcher, ",
     "hydra.output_subdir=../../x": "hydra.output_subdir=../../x cannot be set. ",
@@ -62,11 +62,11 @@ MISTAKES = {
         "trainer.accumulate_grad_batches=1000000000000000000000 is out of range: it must have at most 18 digits"
     ),
     "trainer.max_epochs=0": "trainer.max_epochs=0 is out of range: it must be at least 1, or -1 for no limit",
-    "data.root=.": "data.root=. has no use: cnn_lab.sources.idx.read_mnist reads no folder; leave it out",
+    "data.root=.": "data.root=. is not used: cnn_lab.sources.idx.read_mnist reads no folder; leave it out",
     "data=fashion_mnist data.root=null": (
-        "data.root is missing: cnn_lab.sources.idx.read_idx needs the place of the images"
+        "data.root is missing: cnn_lab.sources.idx.read_idx needs the folder or file of the images"
     ),
-    "data.classes=[3]": "data.classes=[3] must name two classes at least",
+    "data.classes=[3]": "data.classes=[3] must name at least two classes",
     "data.classes=[3,8,3]": "data.classes names the class 3 more than once",
     "data.val_size=2.5": "data.val_size=2.5 must be a number of images, or a share of them below 1",
     "data.fold=5": "data.fold=5 is out of range: with data.folds=5 there are 0 to 4",
@@ -74,7 +74,7 @@ MISTAKES = {
         "model.kernel_sizes has 3 values and model.channels 2: give one value for all blocks or one per block"
     ),
     "model=resnet model.depth=21": (
-        "model.depth=21 makes no whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=20"
+        "model.depth=21 does not give whole blocks: with 3 model.widths it must be 6 * n + 2, as in model.depth=20"
     ),
     "model=vgg data.input_shape=[1,6,6]": (
         "model: block 6: a 2x2 pool does not fit its 1x1 input; use fewer blocks or model.pool=none"
@@ -246,7 +246,7 @@ def test_a_command_with_a_mistake_prints_one_line_and_leaves_nothing(typed: str,
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
 def test_a_gpu_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"trainer\.accelerator=gpu: PyTorch finds no GPU here, only a CPU with"
+        ConfigError, match=r"trainer\.accelerator=gpu: PyTorch finds no GPU on this machine, only a CPU with"
     ):
         train(check_config(compose_config("trainer=gpu")), tmp_path, quiet=True)
 

@@ -240,7 +240,9 @@ def test_a_damaged_file_is_named_with_its_repair(
         read_idx(tmp_path, "FashionMNIST")
     start = f"{path} is damaged: {problem.format(size=path.stat().st_size)}"
     assert str(caught.value).startswith(start)
-    assert str(caught.value).endswith(f". Delete it and run again to download it anew: rm '{path}'")
+    assert str(caught.value).endswith(
+        f". Delete it and run again, and it will be downloaded again: rm '{path}'"
+    )
 
 
 def test_a_data_set_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -355,13 +357,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_idx(tmp_path, "FashionMNIST")
     folder = tmp_path / "FashionMNIST" / "raw"
-    assert str(caught.value).startswith(f"{folder} cannot take what is to be downloaded: ")
+    assert str(caught.value).startswith(f"{folder} cannot store the download: ")
     assert os.strerror(errno.ENOTDIR) in str(caught.value)
 
 
 def test_a_full_disk_leaves_nothing(server: Server, small: dict, tmp_path: Path) -> None:
     (raw_folder(tmp_path) / f".{IMAGES}.part").symlink_to("/dev/full")
-    with pytest.raises(DataError, match=r"cannot take what is to be downloaded: .*No space left on device"):
+    with pytest.raises(DataError, match=r"cannot store the download: .*No space left on device"):
         read_idx(tmp_path, "FashionMNIST")
     assert [path.name for path in raw_folder(tmp_path).iterdir()] == [".lock"]
     assert len(server.asked) == 1

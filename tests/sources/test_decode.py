@@ -183,4 +183,6 @@ def test_strokes_are_found_without_the_images_that_the_network_was_trained_on(
 
     trained = SimpleNamespace(data=SimpleNamespace(ink=True), load_data=read_moved)
     assert learn_likeness(trained) is None
-    assert capsys.readouterr().err == "What has no digit may not be noticed: data.root=x does not exist\n"
+    assert (
+        capsys.readouterr().err == "Pictures without a digit may not be noticed: data.root=x does not exist\n"
+    )

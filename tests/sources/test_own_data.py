@@ -87,14 +87,14 @@ def test_facts_are_found_from_arrays_and_stay_where_they_are_typed(tmp_path: Pat
         ({"y_train": LABELS / 1}, 'own: train labels are float64, 30; give whole numbers from 0: labels.astype("int64")'),
         ({"y_train": LABELS / 2}, "own: train labels are float64, 30; give whole numbers from 0: class_names, labels = numpy.unique(labels, return_inverse=True)"),
         ({"y_train": np.array(["a", "b", "c"])[LABELS]}, "own: train labels are <U1, 30; give whole numbers from 0: class_names, labels = numpy.unique(labels, return_inverse=True)"),
-        ({"y_train": LABELS[None]}, "own: train labels are int64, 1 x 30; give one number an image: labels.ravel()"),
-        ({"y_train": np.eye(3)[LABELS]}, "own: train labels are float64, 30 x 3; give one number an image: labels.argmax(axis=1)"),
+        ({"y_train": LABELS[None]}, "own: train labels are int64, 1 x 30; give one number per image: labels.ravel()"),
+        ({"y_train": np.eye(3)[LABELS]}, "own: train labels are float64, 30 x 3; give one number per image: labels.argmax(axis=1)"),
         ({"y_test": LABELS[:9] + 1}, "own is not as its settings state: test labels are 3 numbers from 1 to 3 instead of 3 from 0 to 2 (give labels - 1)"),
         ({"x_train": BYTES * 0}, "own is not as its settings state: all pixels of all train images are 0"),
         ({"class_names": ["disc", "disc", "ring"]}, "the source of own names the class disc more than once"),
         ({"class_names": ["a", "b", "${seed}"]}, "the source of own: no class can have the name '${seed}': rename it"),
         ({"y_train": LABELS[1:]}, "own is not as its settings state: there are 30 train images and 29 labels"),
-        ({"x_train": BYTES.astype(object)}, "ROOT is no file of numbers as numpy.savez writes one"),
+        ({"x_train": BYTES.astype(object)}, "ROOT is not a file of arrays written by numpy.savez"),
     ],
 )  # fmt: skip
 def test_arrays_that_are_none_of_images_get_one_message(changes: dict, message: str, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_function_that_fails_is_told_with_its_own_lines(
             check_config(compose_config("data=own", f"data.source._target_={name}.read"))
         assert str(caught.value).startswith(f"the source of {name}.read fails: {problem}\n  {name}.py, line ")
     with pytest.raises(
-        ConfigError, match=r"^data.source has no _target_: name what it configures, as in data\.source"
+        ConfigError, match=r"^data.source has no _target_: name a class or function, as in data\.source"
     ):
         check_config(compose_config("data=own"))
 
@@ -286,7 +286,7 @@ def test_folders_that_make_no_data_set_get_one_message(tmp_path: Path) -> None:
     (root / "dog").symlink_to(write_pictures(tmp_path / "other", 1, ["dog"]) / "dog")
     assert (
         refuse("folder", root)
-        == f"ROOT has one class, cat: {needs}; 1 links that lead elsewhere are not followed"
+        == f"ROOT has one class, cat: {needs}; 1 links that lead out of it are not followed"
     )
     (root / "dog").unlink()
     write_pictures(root, 1, ["dog"], width=20)
@@ -301,7 +301,7 @@ def test_folders_that_make_no_data_set_get_one_message(tmp_path: Path) -> None:
     write_pictures(root / "train", 3, ["cat", "dog"])
     write_pictures(root / "test", 3, ["cat", "dgo"])
     assert refuse("folder", root) == "ROOT: test/dgo is a class that train/ lacks. Did you mean 'dog'?"
-    assert refuse("folder", root / "dog" / "0.png") == "ROOT is no folder"
+    assert refuse("folder", root / "dog" / "0.png") == "ROOT is not a folder"
 
 
 def test_broken_pictures_are_named_or_left_out_and_bombs_are_broken(
@@ -319,7 +319,7 @@ def test_broken_pictures_are_named_or_left_out_and_bombs_are_broken(
     assert re.fullmatch(message.format("10/bomb", "too many pixels", 2, 13), refuse("folder", root))
     splits = read_folder(str(root), skip_broken=True)
     assert sum(len(splits[part].labels) for part in ("train", "test")) == 11
-    assert capsys.readouterr().err == "2 of 13 pictures are left out, since they cannot be read\n"
+    assert capsys.readouterr().err == "2 of 13 pictures cannot be read and are left out\n"
     bomb.unlink()
     assert re.fullmatch(message.format("2/0", "truncated", 1, 12), refuse("folder", root))
 

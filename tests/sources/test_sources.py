@@ -130,7 +130,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(pickle.UnpicklingError, match=r"^posix\.mkdir is no array$"):
         ArrayUnpickler(io.BytesIO(dump(Attack()))).load()
     write_cifar10(tmp_path, monkeypatch, data_batch_1=Attack())
-    with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz is damaged: posix\.mkdir is no array"):
+    with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz is damaged: posix\.mkdir is not an array"):
         read_cifar10(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cifar-10-python.tar.gz"]
 
@@ -153,7 +153,7 @@ def test_an_archive_with_another_checksum_is_not_opened(
         read(tmp_path)
     assert str(caught.value) == (
         f"{path} is damaged: its MD5 is {hash_bytes(path.read_bytes())} instead of {right}. "
-        f"Delete it and run again to download it anew: rm '{path}'"
+        f"Delete it and run again, and it will be downloaded again: rm '{path}'"
     )
 
 

@@ -106,7 +106,7 @@ def test_gpus_are_dealt_out_one_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
         (
             3,
             (
-                "hydra.launcher.n_jobs=3: the GPUs here have room for 2; type hydra.launcher.n_jobs=2, or let more "
+                "hydra.launcher.n_jobs=3: the GPUs of this machine have room for 2; type hydra.launcher.n_jobs=2, or let more "
                 "runs share a GPU with sweep.jobs_per_gpu"
             ),
         ),

@@ -475,8 +475,8 @@ def test_the_script_compares_single_runs_and_sweeps_alike(trained: TrainedRun, t
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "there is no run to report on in {path}"),
-        ("none", "{path} is not a directory; give a sweep's, a run's, or one that holds such"),
+        ("", "no run to report on in {path}"),
+        ("none", "{path} is not a folder; give a sweep's, a run's, or one that contains some"),
     ],
 )
 def test_nothing_to_report_on(name: str, message: str, tmp_path: Path) -> None:

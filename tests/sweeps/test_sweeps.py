@@ -391,7 +391,7 @@ with hold(run_dir):
         ),
         (
             [*SWEPT, "sweep.resume={sweep}/0-x"],
-            "{sweep}/0-x is not the directory of a sweep: it has no sweep.yaml",
+            "{sweep}/0-x is not a sweep's folder: it has no sweep.yaml",
         ),
     ],
 )
@@ -405,26 +405,29 @@ def test_another_sweep_is_not_resumed(swept: tuple[Any, Path], arguments: list[s
 
 MISTAKES = {
     ("seed=0,1", "trainer.devices=2"): (
-        "trainer.devices=2 does not go with -m: each run of a sweep gets one device. Type trainer.devices=1, and "
+        "trainer.devices=2 cannot be combined with -m: each run of a sweep gets one device. Type trainer.devices=1, and "
         "hydra/launcher=joblib to use all devices, or train without -m"
     ),
     ("optimizer=adam,sdg",): ("optimizer=sdg is not an option. Did you mean 'sgd'?"),
     ("model.dropout=interval(0.1,0.2)",): (
-        "model.dropout=interval(0.1,0.2) has no single values to go through; type a list of them, or search with "
+        "model.dropout=interval(0.1,0.2) is a range without single values; type a list of values, or search with "
         "hydra/sweeper=optuna"
     ),
     ("model.dropout=1.5,2",): "model.dropout=1.5 is out of range: it must be at least 0 and below 1",
-    ("seed=0,1", "sweep.resume=latest"): "there is no sweep in {output_dir}; start one with -m",
+    (
+        "seed=0,1",
+        "sweep.resume=latest",
+    ): "{output_dir} contains no sweep contains no sweep; start one with -m",
     ("seed=0,1", "hydra/launcher=jobli"): ("hydra/launcher=jobli is not an option. Did you mean 'joblib'?"),
     ("seed=0,1", "hydra/launcher=ray", "hydra.launcher.ray.init.address=127.0.0.1:9"): (
-        "hydra.launcher.ray.init.address=127.0.0.1:9: no Ray cluster answers there ([Errno 111] Connection refused)"
+        "hydra.launcher.ray.init.address=127.0.0.1:9: no Ray cluster answers at this address ([Errno 111] Connection refused)"
     ),
     ("seed=0", "hydra/sweeper=optuna"): (
-        "nothing varies, so there is nothing to search: give a search space, such as "
+        "nothing varies, so a search has nothing to choose: give a search space, such as "
         "'optimizer.lr=tag(log,interval(1e-4,1e-2))' or 'model.dropout=choice(0,0.25,0.5)'"
     ),
     ("model.dropout=interval(0.5,0.1)", "hydra/sweeper=optuna"): (
-        "model.dropout=interval(0.5,0.1) is no search space: `low <= high` must hold, but got (low=0.5, high=0.1)."
+        "model.dropout=interval(0.5,0.1) is not a search space: `low <= high` must hold, but got (low=0.5, high=0.1)."
     ),
     ("model.dropout=0.1,0.2", "hydra/sweeper=optuna", "hydra.sweeper.sampler.sed=1"): (
         "hydra.sweeper.sampler has no setting 'sed'. Did you mean 'hydra.sweeper.sampler.seed'?"

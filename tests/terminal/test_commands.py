@@ -195,8 +195,8 @@ def test_evaluate_prints_a_table_for_a_checkpoint_and_for_validation(trained: Tr
 
 def test_evaluate_refuses_what_is_no_run(tmp_path: Path) -> None:
     for path, message in (
-        (tmp_path / "nothing", "does not exist; give a run directory or a checkpoint"),
-        (tmp_path, "is not a run directory: it has no result.json"),
+        (tmp_path / "nothing", "does not exist; give a run's folder or a checkpoint"),
+        (tmp_path, "is not a run's folder: it has no result.json"),
     ):
         done = run_script("evaluate.py", str(path))
         assert (done.returncode, done.stdout, done.stderr) == (2, "", f"Error: {path} {message}\n")
@@ -416,9 +416,7 @@ def test_the_run_that_is_meant_is_the_latest_or_the_best_of_a_sweep(
         return run
 
     (tmp_path / "runs").mkdir()
-    with pytest.raises(
-        ConfigError, match=r"^there is no run in .*; train one first: python scripts/train\.py$"
-    ):
+    with pytest.raises(ConfigError, match=r"^.* contains no run; train one first: python scripts/train\.py$"):
         find_run(tmp_path)
     late = add("runs/b", "2026-01-02T00:00:00+00:00", 0.5)
     add("runs/a", "2026-01-02T01:00:00+02:00", 0.9)  # an hour earlier

@@ -140,7 +140,7 @@ def test_what_needs_gray_squares_says_so_at_once(colours: Colours, tmp_path: Pat
         with pytest.raises(ConfigError) as caught:
             use()
         assert str(caught.value) == (
-            f"{name} needs gray, square images, and those of Colours have 3 channels of 12 x 16 pixels; "
+            f"{name} needs square gray images, but those of Colours have 3 channels of 12 x 16 pixels; "
             "give a run on other data"
         )
     assert list(tmp_path.iterdir()) == []
@@ -180,7 +180,9 @@ def test_two_classes_with_shuffled_pixels_in_a_fold(tmp_path: Path) -> None:
     assert result["classes"] == ["blue", "T-shirt/top"]
     assert result["accuracy"] == read_result(tmp_path)["test/accuracy"] > 0.9
     assert export(tmp_path, checkpoint, "torch").images == 40
-    with pytest.raises(ConfigError, match=r"^explain shows images as they are; give a run without data.shuf"):
+    with pytest.raises(
+        ConfigError, match=r"^explain needs images in their usual order; give a run without data.shuf"
+    ):
         explain(load_trained(checkpoint), tmp_path, tmp_path)
 
 

@@ -58,7 +58,7 @@ def make_comparison(trained: TrainedRun, counts: tuple[int, int, int, int]) -> C
 def test_its_words_and_numbers(trained: TrainedRun, tmp_path: Path) -> None:
     found = make_comparison(trained, (9_000, 30, 15, 955))
     assert list(found.describe()) == [
-        "right on: both 9,000, only A 30, only B 15, neither 955",
+        "correct on: both 9,000, only A 30, only B 15, neither 955",
         "A's accuracy less B's: +0.15 percentage points (95% interval +0.02 to +0.28)",
         (
             "McNemar's exact test: p = 0.036, the probability that the 45 images which only one gets right split "

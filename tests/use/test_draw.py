@@ -210,7 +210,7 @@ def test_what_cannot_be_listened_on(trained: TrainedRun) -> None:
         listen("192.0.2.1", 7860)
     done = run_script("draw.py", str(trained.path), "--port", "70000")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "argument --port: 70000 is no port: give a number from 0 to 65535" in done.stderr
+    assert "argument --port: 70000 is not a port: give a number from 0 to 65535" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -263,7 +263,7 @@ def test_what_is_unlike_the_training_images_is_unsure(network: Trained) -> None:
     letter = paint([*bars, [(0.35, 0.2), (0.35, 0.8)]])
     guess, images = look(network, learn_likeness(network), letter)
     assert "Unsure" in guess
-    assert "it is unlike the images of MNIST" in guess
+    assert "it does not look like the images of MNIST" in guess
     assert 'class="best"' not in guess
     assert images.count("<img") == 3
 

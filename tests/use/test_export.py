@@ -219,9 +219,9 @@ def test_a_network_that_the_exporter_refuses_is_one_message(
 @pytest.mark.parametrize(
     ("kind", "name", "code", "message"),
     [
-        ("onnx", "", 2, "{path} is a directory; give a file: --output {path}/model.onnx"),
-        ("onnx", "best.ckpt", 2, "--output {path} is no name for --format onnx; type --output {folder}/best.onnx"),
-        ("torch", "a.onnx", 2, "--output {path} is no name for --format torch; type --output {folder}/a.pt2"),
+        ("onnx", "", 2, "{path} is a folder; give a file: --output {path}/model.onnx"),
+        ("onnx", "best.ckpt", 2, "--output {path} does not fit --format onnx; type --output {folder}/best.onnx"),
+        ("torch", "a.onnx", 2, "--output {path} does not fit --format torch; type --output {folder}/a.pt2"),
         ("torch", "none/a.pt2", 2, "{path} cannot be written: No such file or directory"),
         ("onnx", "file/a.onnx", 2, "{path} cannot be written: Not a directory"),
     ],

@@ -137,7 +137,7 @@ def test_a_digit_is_seen_through_lines_and_shadows(paper: str, size: float) -> N
 @pytest.mark.parametrize("paper", PAPERS)
 def test_an_empty_page_has_no_digit(paper: str) -> None:
     page = PAPERS[paper](Image.new("L", (400, 400), 235))
-    assert find_digit(page, SIDE).problem == "there is nothing on it"
+    assert find_digit(page, SIDE).problem == "the picture is empty"
 
 
 def test_letters_are_unlike_digits_and_digits_are_not() -> None:
@@ -252,7 +252,7 @@ def test_a_folder_gives_a_row_a_picture(trained: TrainedRun, pictures: Path, tmp
     assert (done.returncode, done.stderr) == (0, "")
     head, blank, broken, one, zero, *_, last = done.stdout.splitlines()
     assert head.split() == ["image", "guess", "probability", "runner-up"]
-    assert blank.rstrip().split(maxsplit=2)[1:] == ["unsure", "there is nothing on it"]
+    assert blank.rstrip().split(maxsplit=2)[1:] == ["unsure", "the picture is empty"]
     assert "unsure" in broken
     assert "not a picture" in broken
     assert one.split()[0] == str(pictures / "one.png")

@@ -10,9 +10,9 @@ from cnn_lab.terminal.waiting import hush, say
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_run(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
     parser.add_argument(
-        "--port", type=read_port, default=7860, help="0 for any that is free (default: %(default)s)"
+        "--port", type=read_port, default=7860, help="the port; 0 chooses a free one (default: %(default)s)"
     )
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)
@@ -38,5 +38,5 @@ def main() -> None:
 
 def read_port(text: str) -> int:
     if not (text.isdecimal() and int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"{text} is no port: give a number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port: give a number from 0 to 65535")
     return int(text)

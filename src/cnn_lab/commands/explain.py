@@ -13,12 +13,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_run(parser)
     digit = parser.add_mutually_exclusive_group()
-    digit.add_argument("--image", type=Path, metavar="FILE", help="a picture of a digit")
+    digit.add_argument("--image", type=Path, metavar="FILE", help="your own picture, for example of a digit")
     digit.add_argument(
         "--index", type=int, metavar="N", help="the Nth test image of the run's data, from 0 (default: 0)"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where the page goes (default: the run's directory)"
+        "--output", type=Path, metavar="DIR", help="where to write the page (default: in the run's folder)"
     )
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)

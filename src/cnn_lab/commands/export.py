@@ -22,7 +22,7 @@ def main() -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="replaced if it is there (default: model.onnx or model.pt2 in the run's directory)",
+        help="an existing file is replaced (default: model.onnx or model.pt2 in the run's folder)",
     )
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)

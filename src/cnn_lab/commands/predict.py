@@ -12,13 +12,14 @@ from cnn_lab.terminal.waiting import say
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="files, folders of them, or - for standard input"
-    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or - for standard input")
     add_run(parser, "--run")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     parser.add_argument(
-        "--show", type=Path, metavar="FILE", help="write a picture of what was given, seen and guessed"
+        "--show",
+        type=Path,
+        metavar="FILE",
+        help="draw the input, what the network received, and its prediction",
     )
     arguments = parser.parse_args()
     run_dir, checkpoint = find_run(arguments.run)

@@ -111,9 +111,9 @@ class Story:
         if label is None:
             return ""
         return (
-            ", which is right"
+            ", which is correct"
             if label == self.guess
-            else f", which is wrong: it is {self.trained.classes[label]}"
+            else f", which is wrong: the label is {self.trained.classes[label]}"
         )
 
     @property

@@ -101,7 +101,7 @@ def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
     darkness, ink = find_ink(np.asarray(gray, dtype=np.float32) / 255)
     kept, is_one = _choose_pieces(ink)
     if not kept.any():
-        digit.problem = "there is nothing on it"
+        digit.problem = "the picture is empty"
         return digit
     rows, columns = np.flatnonzero(kept.any(axis=1)), np.flatnonzero(kept.any(axis=0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -109,10 +109,10 @@ def find_digit(picture: Image.Image, side: int, name: str = "") -> Digit:
     least = LEAST_INK * min(kept.size, 16 * longer**2)
     is_long = kept.sum() > LONGEST * width * longer
     if kept.sum() < least or kept.mean() > MOST_INK or width > WIDEST_STROKE * longer or is_long:
-        digit.problem = "there is nothing like a digit on it"
+        digit.problem = "nothing on it looks like a digit"
         return digit
     if not is_one or kept[box].shape[1] > WIDEST * kept[box].shape[0] or _has_gap(kept[box]):
-        digit.problem = "there is more than one digit on it, or none: give one digit a picture"
+        digit.problem = "there are several digits on it, or none: give pictures of one digit each"
         return digit
     near = ndimage.binary_dilation(kept, iterations=2)  # the soft edges of the strokes
     strength = np.where(near, darkness, 0) / np.percentile(darkness[kept], 75)

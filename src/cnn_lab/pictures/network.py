@@ -216,7 +216,7 @@ class Pictures(Callback):
             Tile(_to_pixels(trainer, image), f"{names[label]} as {names[guess]}, {score:.0%}", ORANGE)
             for score, image, label, guess in self.mistakes.read()
         ]
-        heading = f"Worst mistakes on {split} images\nlabel, guess, probability"
+        heading = f"Worst mistakes on {split} images\nlabel, prediction, probability"
         heading = heading if tiles else f"No mistake on {split} images"
         self._show("mistakes", draw_sheet(tiles, 4, 76, heading, text_size=12), trainer)
 

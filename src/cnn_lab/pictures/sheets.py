@@ -117,7 +117,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Im
     The colour of a mistake is its share of its class, up to 5 %; right answers are gray.
     """
     font, bold, (names, heads) = load_font(11), load_font(14, bold=True), number_classes(classes)
-    legend = "guess; on the left the label and its accuracy"
+    legend = "columns: prediction; rows: label, with its accuracy"
     totals = np.maximum(counts.sum(axis=1), 1)
     colors = shade(counts / totals[:, None], scale=0.05)
     colors[np.diag_indices(len(counts))] = RIGHT

@@ -123,7 +123,9 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         _check_content(checkpoint)
     except pickle.UnpicklingError as error:
-        raise ConfigError(f"{path} is not a checkpoint of this project: it is more than data") from error
+        raise ConfigError(
+            f"{path} is not a checkpoint of this project: it contains more than data"
+        ) from error
     except Exception as error:  # damaged and hostile files make their readers raise anything
         reason = f": {error}" if isinstance(error, ConfigError) else ""
         raise ConfigError(f"{path} is not a checkpoint of this project{reason}") from error
@@ -153,14 +155,14 @@ def _check_content(checkpoint: Any) -> None:
             raise ConfigError(f"it has no {name}")
     for name, value in checkpoint["state_dict"].items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.is_complex():
-            raise ConfigError(f"{printable(str(name))[:80]} in its state_dict is no weight")
+            raise ConfigError(f"{printable(str(name))[:80]} in its state_dict is not a weight")
     seen: set[int] = set()
     waiting: list[Any] = [checkpoint]
     while waiting:
         item = waiting.pop()
         if isinstance(item, Tensor):
             if item.device.type != "cpu" or item.nbytes > item.untyped_storage().nbytes():
-                raise ConfigError("it has tensors that are larger than what it holds of them")
+                raise ConfigError("it claims larger tensors than it contains")
         elif isinstance(item, dict | list | tuple | set) and id(item) not in seen:
             seen.add(id(item))
             waiting += item.values() if isinstance(item, dict) else item

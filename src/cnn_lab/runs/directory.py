@@ -127,14 +127,14 @@ def find_run(path: str | Path | None = None) -> tuple[Path, Path]:
     if is_typed and path.is_file():
         return _find_home(path), path
     if not path.exists() and path != OUTPUTS:
-        raise ConfigError(f"{path} does not exist; give a run directory or a checkpoint")
+        raise ConfigError(f"{path} does not exist; give a run's folder or a checkpoint")
     if (path / "runs").is_dir() or (path / "sweeps").is_dir() or path == OUTPUTS:
         path = find_latest_run(path, with_checkpoint=True)
         path = path.parent if (path.parent / SWEEP_RECORD).is_file() else path
     if (path / SWEEP_RECORD).is_file():
         path = _find_best_run(path)
     if not (path / "result.json").is_file():
-        raise ConfigError(f"{path} is not a run directory: it has no result.json")
+        raise ConfigError(f"{path} is not a run's folder: it has no result.json")
     check_inside(path)
     for name in (BEST_CHECKPOINT, LAST_CHECKPOINT):
         if (path / name).is_file():
@@ -151,7 +151,7 @@ def find_latest_run(output_dir: Path, with_checkpoint: bool = False) -> Path:
     files = [*output_dir.glob("runs/*/result.json"), *output_dir.glob("sweeps/*/*/result.json")]
     runs = [file.parent for file in files if not with_checkpoint or (file.parent / LAST_CHECKPOINT).is_file()]
     if not runs:
-        raise ConfigError(f"there is no run in {output_dir}; train one first: {type_command('train')}")
+        raise ConfigError(f"{output_dir} contains no run; train one first: {type_command('train')}")
     return max(sorted(runs), key=lambda run: read_start(read_result(run)))
 
 
@@ -169,6 +169,6 @@ def _find_best_run(sweep: Path) -> Path:
     results = {file.parent: read_result(file.parent) for file in sweep.glob("*/result.json")}
     completed = [run for run, result in results.items() if result.get("status") == "completed"]
     if not completed:
-        raise ConfigError(f"no run of the sweep {sweep} is completed; give one of its runs")
+        raise ConfigError(f"the sweep {sweep} has no completed run; give one of its runs")
     scores = {run: read_score(results[run]) for run in sorted(completed)}
     return max(scores, key=lambda run: -math.inf if scores[run] is None else scores[run])

@@ -74,7 +74,7 @@ def _find(path: str, output_dir: Path) -> Path:
         path = str(read_run_directory())
     run_dir = find_latest_run(output_dir) if path == "latest" else Path(path).expanduser().absolute()
     if not (run_dir / "config.yaml").is_file():
-        raise ConfigError(f"resume={path}: {run_dir} is not a run directory: it has no config.yaml")
+        raise ConfigError(f"resume={path}: {run_dir} is not a run's folder: it has no config.yaml")
     check_inside(run_dir)
     if not is_helper_process() and is_alive(run_dir):
         raise ConfigError(f"resume={path}: {shorten(run_dir)} is being trained by another process")
@@ -111,7 +111,7 @@ def _read_changes(overrides: Sequence[str], stored: dict[str, Any]) -> dict[str,
         if meaning_of(key) not in CHANGEABLE and identify({**stored, key: value}) != identify(stored):
             listed = ", ".join(name for meaning in CHANGEABLE[:3] for name in MEANINGS[meaning])
             raise ConfigError(
-                f"{override.input_line} would make another experiment of the run; start a new one without "
+                f"{override.input_line} would make the run a different experiment; start a new one without "
                 f"resume, or change only {listed}, data.root"
             )
         changes[key] = value
@@ -136,17 +136,17 @@ def _check_worth(
         )
     if not (run_dir / LAST_CHECKPOINT).is_file():
         raise ConfigError(
-            f"{shorten(run_dir)} has no checkpoint to go on from; start it anew: {type_command('train')}"
+            f"{shorten(run_dir)} has no checkpoint to continue from; start a new run: {type_command('train')}"
         )
     if longer and earlier.get("steps", 0) % earlier.get("steps_per_epoch", 1):
         raise ConfigError(
-            f"{longer[0]} cannot change: {shorten(run_dir)} was ended inside epoch {done}, and would go on "
+            f"{longer[0]} cannot change: {shorten(run_dir)} ended inside epoch {done} and would continue "
             "without the rest of its images; start a new run"
         )
     if longer and settings["scheduler"]["_target_"] in WITH_AN_END:
         schedule = settings["scheduler"]["_target_"].rpartition(".")[2]
         raise ConfigError(
-            f"{longer[0]} cannot change: the schedule {schedule} was laid out for the run's length"
+            f"{longer[0]} cannot change: the schedule {schedule} was planned for the run's length"
         )
 
 
@@ -162,5 +162,5 @@ def _check_extension(run_dir: Path, ended_by: str | None, done: int, longer: Seq
         more = f"{limit}={2 * done}" if limit == "trainer.max_epochs" else f"a larger {limit}"
         raise ConfigError(
             f"{shorten(run_dir)} has nothing left to train after {count(done, 'epoch')}; "
-            f"to train it for longer, add {more}, say"
+            f"to train it for longer, add {more}, for example"
         )

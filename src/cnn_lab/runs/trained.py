@@ -107,7 +107,7 @@ class Trained:
         if channels == 1 and height == width:
             return height
         raise ConfigError(
-            f"{purpose} needs gray, square images, and those of {self.data.name} have {channels} channels of "
+            f"{purpose} needs square gray images, but those of {self.data.name} have {channels} channels of "
             f"{height} x {width} pixels; give a run on other data"
         )
 
@@ -133,7 +133,7 @@ class Trained:
         """
         if self.data.shuffle_pixels:
             raise ConfigError(
-                f"{purpose} shows images as they are; give a run without data.shuffle_pixels=true"
+                f"{purpose} needs images in their usual order; give a run without data.shuffle_pixels=true"
             )
         if isinstance(self.net, CNN) and len(self.net.blocks) and isinstance(self.net.head[0], nn.Flatten):
             return self.net
@@ -173,7 +173,7 @@ def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, T
         if name not in found:
             misfit = f"{name} is missing"
         elif name not in expected:
-            misfit = f"the network has no {printable(name)[:80]}"
+            misfit = f"the network does not have {printable(name)[:80]}"
         elif found[name].shape != expected[name].shape:
             misfit = f"{name} is {tuple(found[name].shape)}, and the network's {tuple(expected[name].shape)}"
         if misfit:

@@ -56,9 +56,9 @@ def check_trusted(config: Any, trust: bool = False, run: object = "this run", ad
         if path[-1] == "_target_":
             foreign += [] if _is_known(path, value) else [f"{'.'.join(path)}={value!s:.100}"]
         elif path[-1].startswith("_") and path[-1] != "_partial_":
-            raise ConfigError(f"{'.'.join(path)} is refused: a stored config may not have it")
+            raise ConfigError(f"{'.'.join(path)} is rejected: stored settings may not have it")
         elif isinstance(value, str) and "${" in value:
-            raise ConfigError(f"{'.'.join(path)}={value} is refused: a stored config is resolved already")
+            raise ConfigError(f"{'.'.join(path)}={value} is rejected: stored settings are already resolved")
     if foreign and not trust:
         raise ConfigError(
             f"{run} uses code from outside the project ({', '.join(foreign)}). If you trust it, add {add}"
@@ -81,17 +81,17 @@ def walk_plain(config: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             more of them than any run has.
     """
     if not isinstance(config, dict):
-        raise ConfigError("a stored config is refused: it holds no settings")
+        raise ConfigError("the stored settings are rejected: there are none")
     found: list[tuple[tuple[str, ...], Any]] = [((), config)]
     for path, value in found:  # it grows
         key = ".".join(path) or "a stored config"
         if not _is_plain(value):
-            raise ConfigError(f"{key} is refused: it must be plain, printable data")
+            raise ConfigError(f"{key} is rejected: it must be plain, printable data")
         if isinstance(value, dict | list):
             inner = value.items() if isinstance(value, dict) else enumerate(value)
             found += [((*path, str(name)), item) for name, item in inner]
         if len(found) > STORED_VALUES or len(path) > STORED_DEPTH:
-            raise ConfigError("a stored config is refused: it is larger than any that a run leaves behind")
+            raise ConfigError("the stored settings are rejected: they are larger than a run's can be")
         if path:
             yield path, value
 
@@ -108,10 +108,10 @@ def check_inside(directory: Path) -> None:
     for folder, folders, files in os.walk(directory):
         for path in (Path(folder, name) for name in (*folders, *files)):
             if UNPRINTABLE.search(path.name):
-                raise ConfigError(f"{printable(str(path))} is refused: its name cannot be printed")
+                raise ConfigError(f"{printable(str(path))} is rejected: its name cannot be printed")
             target = Path(os.path.realpath(path))
             if path.is_symlink() and not target.is_relative_to(home):
-                raise ConfigError(f"{path} is refused: it leads outside of {directory}, to {target}")
+                raise ConfigError(f"{path} is rejected: it leads out of {directory}, to {target}")
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
@@ -122,7 +122,7 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
         ValueError: when it is no text.
     """
     if not path.is_file() or path.stat().st_size > largest:
-        raise OSError(f"{path} is no file of at most {largest:,} bytes")
+        raise OSError(f"{path} is not a file of at most {largest:,} bytes")
     return path.read_text(encoding="utf-8")
 
 

@@ -178,7 +178,7 @@ def _list_nodes(plain: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], st
         for name, node in plain[group].items():
             if not name.isidentifier() or name in MEASURED or len(name) > LONGEST_NAME:
                 raise ConfigError(
-                    f"{group}.{name} cannot be called so: give a plain name that is not taken, of at most "
+                    f"{group}.{name} is not a possible name: use a plain, unused name of at most "
                     f"{LONGEST_NAME} characters"
                 )
             yield from list_nodes(f"{group}.{name}", node)
@@ -237,7 +237,7 @@ def _check_network(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     if shape is not None and len(shape) != 3:
         raise ConfigError(f"data.input_shape={show(shape)} must be channels, height, width, as in [1,28,28]")
     if names is not None and len(names) < 2:
-        raise ConfigError(f"data.class_names={show(names)} must name two classes at least")
+        raise ConfigError(f"data.class_names={show(names)} must name at least two classes")
     settings = {name: value for name, value in model.items() if not name.startswith("_")}
     if set(settings) != set(read_parameters("model", model["_target_"]) or ()):
         return  # a setting was taken out with ~; the class has a default for it, and checks the rest

@@ -39,7 +39,9 @@ def check_data(data: dict[str, Any], own: Path, is_typed: bool) -> None:
             data[names] = [str(name) for name in data[names]]
     for fact in FACTS if not is_typed else ():
         if data[fact] is None:
-            raise ConfigError(f"data.{fact} is null: a stored config states what was found of the images")
+            raise ConfigError(
+                f"data.{fact} is null: stored settings must contain what was found in the images"
+            )
     _check_classes(data)
     val_size = data.get("val_size", 0)
     if isinstance(val_size, float) and val_size >= 1:
@@ -73,17 +75,19 @@ def _check_source(data: Mapping[str, Any], own: Path, is_typed: bool) -> None:
     source, root = data.get("source"), data.get("root")
     if not isinstance(source, dict) or "_target_" not in source or source.get("_partial_") is not True:
         raise ConfigError(
-            "data.source is no function: it needs _target_ and _partial_: true, as in conf/data/"
+            "data.source is not a function: it needs _target_ and _partial_: true, as in conf/data/"
         )
     parameters = read_signature(source["_target_"])
     if root is not None and parameters is not None and "root" not in parameters:
-        raise ConfigError(f"data.root={root} has no use: {source['_target_']} reads no folder; leave it out")
+        raise ConfigError(f"data.root={root} is not used: {source['_target_']} reads no folder; leave it out")
     if root is None and parameters and "root" in parameters and parameters["root"].required:
-        raise ConfigError(f"data.root is missing: {source['_target_']} needs the place of the images")
+        raise ConfigError(
+            f"data.root is missing: {source['_target_']} needs the folder or file of the images"
+        )
     if is_typed:
         _check_arguments(data, parameters or {})
     if is_typed and root and root != str(own) and not Path(root).expanduser().exists():
-        raise ConfigError(f"data.root={root} does not exist: give the place of the images")
+        raise ConfigError(f"data.root={root} does not exist: give the folder or file of the images")
 
 
 def _check_arguments(data: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> None:
@@ -109,4 +113,4 @@ def _check_classes(data: Mapping[str, Any]) -> None:
         if name not in names:
             raise ConfigError(f"{key}: {data['name']} has no class '{name}'{suggest(name, names)}")
     if len(chosen) < 2:
-        raise ConfigError(f"{key} must name two classes at least")
+        raise ConfigError(f"{key} must name at least two classes")

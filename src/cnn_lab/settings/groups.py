@@ -34,7 +34,7 @@ def list_nodes(group: str, node: Any) -> Iterator[tuple[str, dict[str, Any], str
     """
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise ConfigError(
-            f"{group} has no _target_: name what it configures, as in {group}._target_=MODULE.NAME"
+            f"{group} has no _target_: name a class or function, as in {group}._target_=MODULE.NAME"
         )
     yield group, node, node["_target_"]
     for name, value in node.items():

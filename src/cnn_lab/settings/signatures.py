@@ -95,7 +95,7 @@ def _find(target: str) -> ast.stmt | None:
     package, *names = target.split(".")
     spec = _find_package(package)
     if spec is None:
-        raise LookupError(f"there is no module '{package}', neither in {Path.cwd()} nor installed")
+        raise LookupError(f"no module '{package}' is installed or in {Path.cwd()}")
     folders = [*(spec.submodule_search_locations or ()), ""]
     return _find_in(Path(spec.origin or Path(folders[0], "__init__.py")), names, target)
 

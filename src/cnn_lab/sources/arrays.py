@@ -39,4 +39,4 @@ def read_arrays(root: str | Path) -> dict[str, Any]:
                 read["class_names"] = found["class_names"].ravel().astype(str).tolist()
             return read
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"data.root={root} is no file of numbers as numpy.savez writes one") from error
+        raise ConfigError(f"data.root={root} is not a file of arrays written by numpy.savez") from error

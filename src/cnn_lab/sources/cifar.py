@@ -57,12 +57,12 @@ class ArrayUnpickler(pickle.Unpickler):
             "numpy.dtype": np.dtype,
         }
         if f"{module}.{name}" not in allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} is no array")
+            raise pickle.UnpicklingError(f"{module}.{name} is not an array")
         return allowed[f"{module}.{name}"]
 
 
 def _extract(files: tarfile.TarFile, member: tarfile.TarInfo) -> io.BytesIO:
     content = files.extractfile(member)
     if content is None:
-        raise ValueError(f"{member.name} is no file")
+        raise ValueError(f"{member.name} is not a file")
     return io.BytesIO(content.read())

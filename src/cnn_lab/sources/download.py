@@ -55,7 +55,9 @@ def name_damage(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (LookupError, TypeError, ValueError, tarfile.TarError):
         problem = f"its {path.stat().st_size:,} bytes are not what its header says"
-    raise DataError(f"{path} is damaged: {problem}. Delete it and run again to download it anew: rm '{path}'")
+    raise DataError(
+        f"{path} is damaged: {problem}. Delete it and run again, and it will be downloaded again: rm '{path}'"
+    )
 
 
 def fetch_archive(folder: Path, file: tuple[str, str], mirrors: list[str]) -> Path:
@@ -115,7 +117,7 @@ def download_missing(folder: Path, files: list[tuple[str, str]], mirrors: list[s
                         f"Try again later, or put there: {', '.join(wanted)}"
                     )
     except OSError as error:
-        raise DataError(f"{folder} cannot take what is to be downloaded: {error}") from error
+        raise DataError(f"{folder} cannot store the download: {error}") from error
 
 
 def is_missing(packed: Path) -> bool:

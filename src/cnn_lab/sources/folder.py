@@ -64,7 +64,7 @@ def _read_once(
 ) -> dict[str, Any]:
     home, left_out = find_place(root), []
     if not home.is_dir():
-        raise ConfigError(f"data.root={root} is no folder")
+        raise ConfigError(f"data.root={root} is not a folder")
     parts = _find_parts(home) or {"train": home}
     found = {part: _list_classes(path, home, left_out) for part, path in parts.items()}
     names = sorted((name for name, own in found["train"].items() if own), key=_order_naturally)
@@ -87,7 +87,7 @@ def _read_once(
                 f"{printable(str(home / path))} cannot be read: {problem}. Mend it, delete it, or type "
                 f"data.skip_broken=true to leave out the {count:,} of {len(listed):,} pictures of that kind"
             )
-        show_note(f"{count:,} of {len(listed):,} pictures are left out, since they cannot be read")
+        show_note(f"{count:,} of {len(listed):,} pictures cannot be read and are left out")
     labels = np.array([label for _, label, _ in listed])
     belongs = np.array([part for part, *_ in listed])
     chosen = {part: np.flatnonzero((belongs == part) & (problems == "")) for part in parts}
@@ -167,7 +167,7 @@ def _check_classes(
 ) -> None:
     """Refuse what would make no data set, or a record that cannot be read."""
     where = f"data.root={printable(str(home))}"
-    links = f"; {len(left_out):,} links that lead elsewhere are not followed" if left_out else ""
+    links = f"; {len(left_out):,} links that lead out of it are not followed" if left_out else ""
     for part, name in ((part, name) for part, classes in found.items() for name in classes):
         if UNPRINTABLE.search(name) or "${" in name:
             raise ConfigError(f"{where}: the folder {printable(name)} cannot name a class: rename it")

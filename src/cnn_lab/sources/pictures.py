@@ -132,7 +132,7 @@ def _decode(where: str, paths: Sequence[str], wanted: Wanted) -> Decoded:
 def _agree(where: str, sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
     """The size of all pictures."""
     if not sizes:
-        raise ConfigError(f"{where} has no picture that can be read")
+        raise ConfigError(f"{where} has no readable picture")
     (size, _), *others = sizes.most_common()
     if others:
         side = min(ADVISED_SIDE, *size)
@@ -149,7 +149,7 @@ def _check_memory(where: str, shape: tuple[int, ...]) -> None:
     if gigabytes > MOST_MEMORY * there_is:
         raise ConfigError(
             f"{where}: {shape[0]:,} pictures of {shape[2]} x {shape[3]} pixels "
-            f"would take {gigabytes:,.0f} GB, of {there_is:,.0f} that there are: type a smaller data.size"
+            f"need {gigabytes:,.0f} GB of memory, but there are {there_is:,.0f} GB: type a smaller data.size"
         )
 
 

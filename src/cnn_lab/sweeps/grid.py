@@ -66,7 +66,7 @@ def expand(typed: Sequence[str], context: HydraContext) -> dict[str, list[str]]:
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             raise ConfigError(
-                f"{override.input_line} has no single values to go through; type a list of them, or search "
+                f"{override.input_line} is a range without single values; type a list of values, or search "
                 "with hydra/sweeper=optuna"
             )
     return choices

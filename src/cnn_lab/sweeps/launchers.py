@@ -58,8 +58,9 @@ def check_devices(trainer: Mapping[str, Any]) -> None:
     for name in ("devices", "num_nodes"):
         if trainer.get(name, 1) not in (1, "1"):
             raise ConfigError(
-                f"trainer.{name}={trainer[name]} does not go with -m: each run of a sweep gets one device. "
-                f"Type trainer.{name}=1, and hydra/launcher=joblib to use all devices, or train without -m"
+                f"trainer.{name}={trainer[name]} cannot be combined with -m: each run of a sweep gets "
+                f"one device. Type trainer.{name}=1, and hydra/launcher=joblib to use all devices, or train "
+                "without -m"
             )
 
 
@@ -71,7 +72,7 @@ def _check_joblib(launcher: DictConfig, config: Mapping[str, Any]) -> None:
         )
     if gpus and launcher.n_jobs > places:
         raise ConfigError(
-            f"hydra.launcher.n_jobs={launcher.n_jobs}: the GPUs here have room for {places}; "
+            f"hydra.launcher.n_jobs={launcher.n_jobs}: the GPUs of this machine have room for {places}; "
             f"type hydra.launcher.n_jobs={places}, or let more runs share a GPU with sweep.jobs_per_gpu"
         )
 
@@ -99,7 +100,7 @@ def _check_ray(launcher: DictConfig) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         is_closed = getattr(error, "errno", None)  # else something answers there, and refuses
         hint = "" if is_closed else ". If it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        raise ConfigError(f"{key}: no Ray cluster answers there ({error}){hint}") from error
+        raise ConfigError(f"{key}: no Ray cluster answers at this address ({error}){hint}") from error
     for name, resource in RAY_RESOURCES.items():
         wanted = launcher.ray.remote.get(name) or 0
         most = max(node.get(resource, 0) for node in _ray_nodes())
@@ -192,7 +193,7 @@ def take_gpu(settings: dict[str, Any], launcher: Mapping[str, Any], sweep: Path)
             with taken:
                 yield {**settings, "trainer": {**settings["trainer"], "devices": [gpu]}}
             return
-    raise CnnLabError("all GPUs are taken by other runs of this sweep; continue it when they have ended")
+    raise CnnLabError("other runs of this sweep use all GPUs; continue it when they have ended")
 
 
 def _package(launcher: Mapping[str, Any]) -> str:

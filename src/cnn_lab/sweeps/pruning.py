@@ -32,7 +32,7 @@ class Pruning(Callback):
         epoch = trainer.current_epoch + 1
         self.trial.report(float(score), epoch)
         if self.trial.should_prune():
-            raise RunPruned(f"pruned after epoch {epoch}: other trials had done better by then")
+            raise RunPruned(f"pruned after epoch {epoch}: other trials were better at that point")
 
 
 def make_pruning(sweeper: DictConfig, run_dir: Path) -> Pruning:

@@ -108,11 +108,11 @@ def find_sweep(path: str | Path | None, output_dir: Path) -> Path:
     if path is None:
         sweeps = sorted(file.parent for file in output_dir.glob(f"sweeps/*/{SWEEP_RECORD}"))
         if not sweeps:
-            raise ConfigError(f"there is no sweep in {output_dir}; start one with -m")
+            raise ConfigError(f"{output_dir} contains no sweep; start one with -m")
         return max(sweeps, key=lambda sweep: read_start(read_record(sweep)))
     path = Path(path).expanduser().absolute()
     if not (path / SWEEP_RECORD).is_file():
-        raise ConfigError(f"{path} is not the directory of a sweep: it has no {SWEEP_RECORD}")
+        raise ConfigError(f"{path} is not a sweep's folder: it has no {SWEEP_RECORD}")
     return path
 
 
@@ -148,7 +148,7 @@ def collect(paths: Iterable[Path]) -> list[Record]:
     found: dict[tuple[Path, str], Record] = {}
     for path in paths:
         if not path.is_dir():
-            raise ConfigError(f"{path} is not a directory; give a sweep's, a run's, or one that holds such")
+            raise ConfigError(f"{path} is not a folder; give a sweep's, a run's, or one that contains some")
         if (path / SWEEP_RECORD).exists():  # the report is written into it
             check_inside(path)
         files = {file for depth in range(DEPTH) for file in path.glob("*/" * depth + "result.json")}
@@ -158,7 +158,7 @@ def collect(paths: Iterable[Path]) -> list[Record]:
             is_of_sweep = (record.path.parent / SWEEP_RECORD).exists()
             found[record.path.parent, record.fingerprint if is_of_sweep else record.path.name] = record
     if not found:
-        raise ConfigError(f"there is no run to report on in {', '.join(map(str, paths))}")
+        raise ConfigError(f"no run to report on in {', '.join(map(str, paths))}")
     return sorted(found.values(), key=place_of)
 
 

@@ -113,7 +113,7 @@ def read_space(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistributio
             fixed[key] = f"{key}={override.get_value_element_as_str()}"
     if not space:
         raise ConfigError(
-            "nothing varies, so there is nothing to search: give a search space, such as "
+            "nothing varies, so a search has nothing to choose: give a search space, such as "
             "'optimizer.lr=tag(log,interval(1e-4,1e-2))' or 'model.dropout=choice(0,0.25,0.5)'"
         )
     return space, list(fixed.values())
@@ -133,7 +133,7 @@ def _make_distribution(override: Override) -> BaseDistribution:
             return make(min(start, last), max(start, last), step=abs(step))
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     except ValueError as error:
-        raise ConfigError(f"{override.input_line} is no search space: {error}") from error
+        raise ConfigError(f"{override.input_line} is not a search space: {error}") from error
 
 
 def _find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:

@@ -152,7 +152,7 @@ class Sweep:
         job.fingerprint = fingerprint(job.config, self.swept)  # with what varied before it was resumed, too
         known, status = self._known.get(job.fingerprint, (None, ""))
         if known and status == "running":
-            raise ConfigError(f"{known} is still running; wait for it, or stop it first")
+            raise ConfigError(f"{known} is still running: wait for it, or stop it first")
         if known and (status != "failed" or job.error):
             job.path, job.done = known, status not in ("interrupted", "failed")
         else:

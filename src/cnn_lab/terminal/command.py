@@ -21,7 +21,7 @@ TRACEBACK_ASKED_FOR = os.environ.get(FULL_ERROR) == "1"
 def add_run(parser: ArgumentParser, name: str = "run") -> None:
     """Let a script take a trained run, as `name`, and `--trust`."""
     is_option = {} if name.startswith("-") else {"nargs": "?"}
-    text = "run directory or checkpoint (default: the latest run)"
+    text = "a run's folder or a checkpoint (default: the latest run)"
     parser.add_argument(name, type=Path, help=text, **is_option)
     add_trust(parser)
 

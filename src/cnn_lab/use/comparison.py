@@ -59,7 +59,7 @@ class Comparison:
         found = self.as_dict()
         counts, (low, high) = found["right"], found["interval"]
         differing = counts["only A"] + counts["only B"]
-        yield "right on: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        yield "correct on: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
         yield (
             f"A's accuracy less B's: {found['difference'] * 100:+.2f} percentage points "
             f"({LEVEL:.0%} interval {low * 100:+.2f} to {high * 100:+.2f})"
@@ -98,8 +98,8 @@ class Comparison:
             )
         cut = f", {len(tiles)} shown" if len(tiles) < len(differing) else ""
         title = (
-            f"{len(differing):,} of {len(self.labels):,} test images get different classes{cut}\n"
-            "label: A's class, B's class; blue A is right, orange B, gray neither"
+            f"{len(differing):,} of {len(self.labels):,} test images get different predictions{cut}\n"
+            "label: prediction of A, prediction of B; blue: A is right, orange: B is right, gray: neither"
         )
         make_folder(path.parent)
         save_picture(draw_sheet(tiles, COLUMNS, SIDE, title, text_size=12), path)

@@ -237,10 +237,10 @@ def compare(
 def _check_output(output: Path, kind: str) -> None:
     suffix = Path(FILES[kind]).suffix
     if output.is_dir():
-        raise ConfigError(f"{output} is a directory; give a file: --output {output / FILES[kind]}")
+        raise ConfigError(f"{output} is a folder; give a file: --output {output / FILES[kind]}")
     if output.suffix != suffix:
         raise ConfigError(
-            f"--output {output} is no name for --format {kind}; type --output {output.with_suffix(suffix)}"
+            f"--output {output} does not fit --format {kind}; type --output {output.with_suffix(suffix)}"
         )
 
 

@@ -125,7 +125,7 @@ def learn_likeness(trained: Trained) -> Likeness | None:
     try:
         loader = trained.load_data(download=False).train_dataloader()
     except CnnLabError as error:
-        said = f"What has no digit may not be noticed: {error}"
+        said = f"Pictures without a digit may not be noticed: {error}"
         Console(stderr=True).print(said, markup=False, highlight=False, soft_wrap=True)
         return None
     batches, wanted = [], REFERENCES + HELD_OUT
@@ -141,7 +141,7 @@ def predict(trained: Trained, digits: Sequence[Digit], likeness: Likeness | None
     pixels = np.stack([digit.pixels for digit in digits])
     images = pixels[:, None] if pixels.ndim == 3 else np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     like = likeness.is_like(pixels) if likeness else np.ones(len(digits), dtype=bool)
-    unlike = f"it is unlike the images of {trained.data.name}"
+    unlike = f"it does not look like the images of {trained.data.name}"
     return [
         Prediction(digit, {}, digit.problem)
         if digit.problem
