@@ -113,7 +113,7 @@ MISTAKES = {
         "  wrong.py, line 8, in help: return nn.Linear(100, 10)(images.flatten(1))\n"
     )),
     "Five": (1, (
-        "Error: wrong.Five, given images (2, 1, 28, 28), makes (2, 5): it must return (2, 10), one logit per class\n"
+        "Error: wrong.Five, given images (2, 1, 28, 28), returns (2, 5): it must return (2, 10), one logit per class\n"
     )),
     "Typo": (2, (
         "Error: model: name 'num_clases' is not defined\n"
@@ -182,7 +182,7 @@ def test_measuring_changes_nothing_and_counts_each_weight_once() -> None:
     [
         (
             lambda: nn.Identity(),
-            r"torch.nn.modules.linear.Identity, given images \(2, 1, 28, 28\), makes \(2, 1, 28, 28\): ",
+            r"torch.nn.modules.linear.Identity, given images \(2, 1, 28, 28\), returns \(2, 1, 28, 28\): ",
         ),
         (lambda: nn.LSTM(28, 10), "fails: "),
     ],

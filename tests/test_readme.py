@@ -159,7 +159,7 @@ def test_every_command_that_predicts_runs(arguments: list[str], trained: Trained
     done = run_script("predict.py", *paths, "--run", str(trained.path), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "photo.jpg" in done.stdout
-    assert (tmp_path / "guess.png").exists() == ("--show" in arguments)
+    assert (tmp_path / "prediction.png").exists() == ("--show" in arguments)
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)

@@ -68,7 +68,7 @@ def give_fewer_steps_than_were_taken(state: Sequences) -> None:
 def give_more_steps_to_a_run_that_was_stopped_in_its_test(state: Sequences) -> None:
     (run,) = state.train({}, (13, signal.SIGINT)).values
     state.go_on(run, {"trainer.max_steps": "9"}, None)
-    assert "to train it for longer, add trainer.max_epochs=4, say" in state.said
+    assert "to train it for longer, add trainer.max_epochs=4, for example" in state.said
     state.go_on(run, {"trainer.max_epochs": "3"}, (1, signal.SIGTERM))
     state.resume(run, None)
 

@@ -129,7 +129,7 @@ def test_the_command_writes_one_page_and_its_pictures(page: Path, network: Train
     pixels, label = find_pixels(3)
     shares = network.predict(pixels[None, None])[0]
     guess = int(shares.argmax())
-    truth = "which is right" if guess == label else f"which is wrong: it is {label}"
+    truth = "which is correct" if guess == label else f"which is wrong: it is {label}"
     assert (page.parent / "printed").read_text() == (
         f"test image 3 of MNIST: {guess} ({shares[guess]:.2%}), {truth}\nPage: new/explain-3.html\n"
     )
@@ -292,7 +292,7 @@ def test_other_networks_and_places_that_cannot_be_written_are_refused(
     shape = {"input_shape": (1, 28, 28), "num_classes": 10}
     for net in (torch.nn.Flatten(), CNN(channels=[], **shape), CNN(head="average", **shape)):
         with pytest.raises(
-            ConfigError, match=r"^explain\.py needs a network with convolutional blocks whose maps"
+            ConfigError, match=r"^explain needs a network with convolutional blocks whose maps"
         ):
             explain(with_net(network, net), tmp_path, tmp_path)
     (tmp_path / "file").write_text("")

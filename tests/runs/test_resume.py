@@ -250,7 +250,7 @@ def test_a_finished_run_says_so_and_can_be_trained_for_longer(outputs: Path) -> 
     assert again.returncode == 2
     assert again.stderr == (
         f"Error: {run} has nothing left to train after 4 epochs; "
-        "to train it for longer, add trainer.max_epochs=8, say\n"
+        "to train it for longer, add trainer.max_epochs=8, for example\n"
     )
 
 
@@ -263,7 +263,7 @@ def test_what_would_make_another_experiment_is_refused_by_name(outputs: Path) ->
         assert str(refused.value).startswith(
             f"{override} would make the run a different experiment; start a new one without resume, or change only "
         )
-    with pytest.raises(ConfigError, match=r"nowhere is not a run directory: it has no config\.yaml$"):
+    with pytest.raises(ConfigError, match=r"nowhere is not a run's folder: it has no config\.yaml$"):
         plan_resume("nowhere", [], outputs)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
@@ -291,7 +291,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path) -> None:
     with full_disk(20_000), pytest.raises(CnnLabError) as failed:
         train_small(tmp_path / "run")
     assert str(failed.value) == (
-        f"{tmp_path / 'run'}/checkpoints/best.ckpt cannot be written: File too large. When that is mended, "
+        f"{tmp_path / 'run'}/checkpoints/best.ckpt cannot be written: File too large. When this is solved, "
         "start it again"
     )
     assert read_result(tmp_path / "run")["status"] == "failed"
@@ -315,7 +315,7 @@ def fail_after_another(error: Exception) -> None:
         ),
         (
             OSError(errno.ENOSPC, "No space left"),
-            r".*/run cannot be written: No space left\. When that is mended, start",
+            r".*/run cannot be written: No space left\. When this is solved, start",
         ),
     ],
 )
@@ -328,7 +328,7 @@ def test_only_what_a_disk_refuses_is_told_as_a_file_that_cannot_be_written(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # in TensorBoard's own
 def test_a_directory_that_is_removed_under_a_run(tmp_path: Path) -> None:
-    with pytest.raises(CnnLabError, match=r"No such file or directory. When that is mended, start it again$"):
+    with pytest.raises(CnnLabError, match=r"No such file or directory. When this is solved, start it again$"):
         train_small(tmp_path / "run", callbacks=(At(8, shutil.rmtree, tmp_path / "run"),))
 
 

@@ -186,7 +186,7 @@ def test_nothing_waits_for_a_pipe_or_reads_a_device(run: Path) -> None:
     for path in (run / "pipe.ckpt", run, Path("/dev/zero")):
         with pytest.raises(ConfigError, match=r"it is not a file$"):
             load_checkpoint(path)
-        with pytest.raises(ConfigError, match="is not a run directory"):
+        with pytest.raises(ConfigError, match="is not a run's folder"):
             find_run(path)
     assert (read_result(run), read_rows(run)) == ({}, [])
     with pytest.raises(ConfigError, match=r"config.yaml cannot be read: "):

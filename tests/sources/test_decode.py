@@ -129,7 +129,7 @@ def test_values_that_would_be_black_are_refused_and_their_range_is_said(kind: st
     assert f"values of more than 8 bits go from 0 to {max_value:,}, where " in refuse(root)
     assert refuse(root).endswith(f"train with data.max_value={max_value}")
     typed = [f"data.root={root}", f"data.max_value={max_value}"]
-    assert check_config(compose_config("data=folder", *typed))["data"]["mean"][0] > 0.4
+    assert check_config(compose_config("data=folder", *typed))["data"]["mean"] > 0.4
     with pytest.raises(ConfigError, match=r"png cannot be read|tif cannot be read"):
         read_picture(root / "test" / "a" / f"picture.{ending}", pretend_trained((1, 8, 8), None).data, None)
 

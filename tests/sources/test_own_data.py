@@ -447,7 +447,7 @@ def test_the_arguments_of_a_source_are_its_own(
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("[a,b,a]", "data.class_names names the class a 2 times: rename all but one"),
+        ("[a,b,a]", "data.class_names names the class a more than once"),
         (r"[a,b,'\${seed}']", "data.class_names: no class can have the name '${seed}': rename it"),
         ("[0,1,two]", ""),
     ],

@@ -52,9 +52,10 @@ def start_server(run: TrainedRun, folder: Path) -> Iterator[tuple[subprocess.Pop
     with start_script("draw.py", str(run.path), "--port", "0", cwd=folder, **pipes) as process:
         try:
             assert process.stdout
-            about, line = process.stdout.readline(), process.stdout.readline()
+            said = (line for line in process.stdout if not line.endswith(" ...\n"))
+            about, line = next(said, ""), next(said, "")
             found = re.fullmatch(r"Draw a digit at (http://127\.0\.0\.1:\d+) \(Ctrl\+C ends it\)\n", line)
-            assert found, about + line + process.stdout.read()
+            assert found, about + line
             assert about == (
                 f"{run.path.name}: CNN, 103,018 parameters, after epoch {run.result['best']['epoch']}, test "
                 f"accuracy {run.result['test/accuracy']:.2%} on MNIST\n"

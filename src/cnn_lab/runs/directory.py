@@ -93,12 +93,16 @@ def make_label(overrides: Sequence[str]) -> str:
         if override == "model=own" or meaning_of(key) in ("place", "hardware") or key.startswith("hydra"):
             continue
         name = key if key in GROUPS else key.rpartition(".")[2]
-        words = [value] if key == "experiment" else [name, *re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)]
-        parts.append("-".join(words))
-    while len("_".join(parts)) > LABEL_LENGTH:
-        longest = max(range(len(parts)), key=lambda place: len(parts[place]))
-        parts[longest] = _cut_middle(parts[longest], len(parts[longest]) - 1)
-    return clean_label("_".join(parts)) or "default"
+        values = re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)
+        parts.append(values if key == "experiment" else [name, *values])
+    for part in reversed(parts):  # values tell runs apart, so names are shortened first, and the first ones last
+        if len(_join(parts)) > LABEL_LENGTH and len(part) > 1:
+            part[0] = "".join(word[:1] for word in part[0].split("_"))
+    return clean_label(_join(parts)) or "default"
+
+
+def _join(parts: Sequence[Sequence[str]]) -> str:
+    return "_".join("-".join(part) for part in parts)
 
 
 def clean_label(label: str) -> str:
