@@ -127,7 +127,7 @@ class Attack:
 
 def test_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTACKED", str(tmp_path))
-    with pytest.raises(pickle.UnpicklingError, match=r"^posix\.mkdir is no array$"):
+    with pytest.raises(pickle.UnpicklingError, match=r"^posix\.mkdir is not an array$"):
         ArrayUnpickler(io.BytesIO(dump(Attack()))).load()
     write_cifar10(tmp_path, monkeypatch, data_batch_1=Attack())
     with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz is damaged: posix\.mkdir is not an array"):

@@ -115,14 +115,7 @@ def test_the_metrics_and_the_result_agree(trained: TrainedRun) -> None:
     assert (result["status"], result["error"], result["seed"]) == ("completed", None, 0)
     assert (result["epochs"], result["steps"], result["parameters"]) == (3, 189, 103_018)
     assert result["dataset"] == {"name": "MNIST", "sizes": {"train": 4_000, "val": 500, "test": 10_000}}
-    assert (
-        result["label"]
-        == (
-            "train_size-4000_val_size-500_limit_test_batches-5_max_epochs-3_channels-8-16_log_every_n_steps-10"[
-                :80
-            ]
-        )
-    )
+    assert result["label"] == "train_size-4000_val_size-500_limit_test_batches-5_max_epochs-3_c-8-16_lens-10"
     assert trained.path.name.endswith(result["label"])
     assert result["test/accuracy"] > 0.85
     assert 0 < result["seconds_per_epoch"] < result["seconds"]

@@ -95,7 +95,9 @@ def make_label(overrides: Sequence[str]) -> str:
         name = key if key in GROUPS else key.rpartition(".")[2]
         values = re.findall(r"[^\W_][\w.+-]*|-[\d.]+", value)
         parts.append(values if key == "experiment" else [name, *values])
-    for part in reversed(parts):  # values tell runs apart, so names are shortened first, and the first ones last
+    for part in reversed(
+        parts
+    ):  # values tell runs apart, so names are shortened first, and the first ones last
         if len(_join(parts)) > LABEL_LENGTH and len(part) > 1:
             part[0] = "".join(word[:1] for word in part[0].split("_"))
     return clean_label(_join(parts)) or "default"
