@@ -61,12 +61,12 @@ def test_its_words_and_numbers(trained: TrainedRun, tmp_path: Path) -> None:
         "correct on: both 9,000, only A 30, only B 15, neither 955",
         "A's accuracy less B's: +0.15 percentage points (95% interval +0.02 to +0.28)",
         (
-            "McNemar's exact test: p = 0.036, the probability that the 45 images which only one gets right split "
-            "30 to 15 or less evenly, if for each of them A and B were equally likely"
+            "McNemar's exact test: p = 0.036, the probability of a split at least as uneven as 30 to 15 of the 45 images "
+            "that only one of them gets right, if A and B were equally good"
         ),
         (
-            "This is about these two trained networks, and the chance in which test images were drawn; how far those of "
-            "other seeds would differ is not in it: for that, sweep over seeds"
+            "This compares these two trained networks on these test images. It does not say how networks with other seeds "
+            "would differ: for that, sweep over seeds"
         ),
     ]
     assert make_comparison(trained, (3, 0, 0, 1)).as_dict()["p_value"] == 1.0

@@ -65,13 +65,13 @@ class Comparison:
             f"({LEVEL:.0%} interval {low * 100:+.2f} to {high * 100:+.2f})"
         )
         yield (
-            f"McNemar's exact test: p = {found['p_value']:.2g}, the probability that the {differing:,} "
-            f"images which only one gets right split {counts['only A']:,} to {counts['only B']:,} or less "
-            "evenly, if for each of them A and B were equally likely"
+            f"McNemar's exact test: p = {found['p_value']:.2g}, the probability of a split at least as uneven "
+            f"as {counts['only A']:,} to {counts['only B']:,} of the {differing:,} images that only one of "
+            "them gets right, if A and B were equally good"
         )
         yield (
-            "This is about these two trained networks, and the chance in which test images were drawn; how "
-            "far those of other seeds would differ is not in it: for that, sweep over seeds"
+            "This compares these two trained networks on these test images. It does not say how networks "
+            "with other seeds would differ: for that, sweep over seeds"
         )
 
     def draw(self, path: Path) -> int:
