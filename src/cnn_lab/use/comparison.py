@@ -65,8 +65,8 @@ class Comparison:
             f"({LEVEL:.0%} interval {low * 100:+.2f} to {high * 100:+.2f})"
         )
         yield (
-            f"McNemar's exact test: p = {found['p_value']:.2g}, the probability of a split at least as uneven "
-            f"as {counts['only A']:,} to {counts['only B']:,} of the {differing:,} images that only one of "
+            f"McNemar's exact test: p = {found['p_value']:.2g}, the probability of a split at least as "
+            f"uneven as {counts['only A']:,} to {counts['only B']:,} of the {differing:,} images that only one of "
             "them gets right, if A and B were equally good"
         )
         yield (
