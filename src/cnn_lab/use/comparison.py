@@ -66,8 +66,8 @@ class Comparison:
         )
         yield (
             f"McNemar's exact test: p = {found['p_value']:.2g}, the probability of a split at least as "
-            f"uneven as {counts['only A']:,} to {counts['only B']:,} of the {differing:,} images that only one of "
-            "them gets right, if A and B were equally good"
+            f"uneven as {counts['only A']:,} to {counts['only B']:,} of the {differing:,} images that only "
+            "one of them gets right, if A and B were equally good"
         )
         yield (
             "This compares these two trained networks on these test images. It does not say how networks "
