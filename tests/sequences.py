@@ -103,6 +103,11 @@ SWEPT: list[Settings] = [
     {"trainer.precision": "32-true,64-true"},
     {**OTHER_NET, "model._target_": "nets_one.Net,nets_two.Net"},
 ]
+SEARCHED: Settings = {
+    "hydra/sweeper": "optuna",
+    "hydra.sweeper.n_trials": "2",
+    "optimizer.lr": "interval(0.001,0.1)",
+}
 # What a shell may still hold of a job, a launcher, or another program.
 LEFT_OVER = [
     {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lab", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
@@ -124,7 +129,20 @@ def settings_of_runs(draw: st.DrawFn) -> Settings:
         chosen.setdefault("trainer.max_steps", "3")
     for others in (SCHEDULES, STOPPING, NETS, LOGGERS, PRECISIONS, list_data(chosen.get("data.val_size"))):
         chosen |= draw(st.sampled_from(others))
+    for key in (
+        "scheduler.monitor",
+        "early_stopping.monitor",
+    ):  # which is refused where there is no validation
+        if key in chosen and lacks_validation(chosen, each_epoch=key == "scheduler.monitor"):
+            chosen[key] = "train/loss"
     return chosen
+
+
+def lacks_validation(settings: Settings, each_epoch: bool) -> bool:
+    """Whether no epoch, or not each, ends with a measurement on validation images."""
+    none = {"data.val_size": "0", "trainer.limit_val_batches": "0", "data.test_each_epoch": "true"}
+    some = {"trainer.check_val_every_n_epoch": "2"} if each_epoch else {}
+    return any(settings.get(key) == value for key, value in {**none, **some}.items())
 
 
 def list_data(val_size: str | None) -> list[Settings]:
@@ -136,6 +154,13 @@ def list_data(val_size: str | None) -> list[Settings]:
     made: Settings = {**few, "data": "own", "data.source._target_": "images_made.read", "data.noise": "90"}
     folds: Settings = {**arrays, "data.val_size": None, "data.fold": "1", "data.folds": "3"}
     return [{}, {}, {}, arrays, pictures, made, folds]
+
+
+def list_swept() -> list[Settings]:
+    """`SWEPT`, and two sets of images of one name."""
+    place = find_belongings()
+    arrays: Settings = {"data": "arrays", "data.train_size": None, "data.val_size": "8"}
+    return [*SWEPT, {**arrays, "data.root": f"{place}/a/own.npz,{place}/b/own.npz"}]
 
 
 def type_settings(settings: Settings) -> list[str]:
@@ -268,13 +293,13 @@ class Sequences(RuleBasedStateMachine):
 
     def start(self, kind: str, *typed: str, **options: Any) -> tuple[int, list[Path]]:
         """Train; returns the exit code, and which runs, or sweeps, are new."""
-        before = self.list(kind)
+        before = self.find(kind)
         code = self.command("train", *typed, f"output_dir={self.outputs}", **options)
-        new = sorted(self.list(kind) - before)
+        new = sorted(self.find(kind) - before)
         assert len(new) <= (code != 2)
         return code, new
 
-    def list(self, kind: str) -> set[Path]:
+    def find(self, kind: str) -> set[Path]:
         """The runs or the sweeps that there are."""
         return {path.relative_to(self.outputs) for path in self.outputs.glob(f"{kind}/*")}
 
@@ -336,9 +361,20 @@ class Sequences(RuleBasedStateMachine):
         if code == 0 and earlier.get("status") == "completed":
             assert read_result(run)["steps"] > earlier["steps"]
 
-    @rule(target=sweeps, settings=settings_of_runs(), swept=st.sampled_from(SWEPT), stop=STOPS)
+    @rule(
+        target=sweeps,
+        settings=settings_of_runs(),
+        swept=st.deferred(lambda: st.sampled_from(list_swept())),
+        stop=STOPS,
+    )
     def sweep(self, settings: Settings, swept: Settings, stop: Any) -> Any:
-        typed = {**settings, **swept, "seed": "0,1"}
+        return self.start_sweep({**settings, **swept, "seed": "0,1"}, stop)
+
+    @rule(target=sweeps, settings=settings_of_runs(), stop=STOPS)
+    def search(self, settings: Settings, stop: Any) -> Any:
+        return self.start_sweep({**settings, **SEARCHED}, stop)
+
+    def start_sweep(self, typed: Settings, stop: Any) -> Any:
         code, new = self.start("sweeps", "-m", *type_settings({**TINY, **typed}), stop=stop)
         for path in new:
             self.typed[path] = typed
@@ -347,7 +383,7 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(sweep=sweeps, stop=STOPS)
     def resume_sweep(self, sweep: Path, stop: Any) -> None:
-        runs = self.list(str(sweep))
+        runs = self.find(str(sweep))
         done = [run for run in runs if read_result(self.outputs / run).get("status") == "completed"]
         before = {run: stamp(self.outputs / run) for run in done}
         others = self.stamp_others(runs)
@@ -362,9 +398,9 @@ class Sequences(RuleBasedStateMachine):
     @rule(target=sweeps, sweep=sweeps, stop=STOPS)
     def repeat(self, sweep: Path, stop: Any) -> Any:
         """Train the best settings of a sweep again, with the same seeds: all of them, for there are two at most."""
-        runs = self.list(str(sweep))
+        runs = self.find(str(sweep))
         done = any(read_result(self.outputs / run).get("status") == "completed" for run in runs)
-        others, typed = self.stamp_others([]), self.typed[sweep]
+        others, typed = self.stamp_others([]), {**self.typed[sweep], "seed": "0,1"}
         repeated = f"sweep.repeat={self.outputs / sweep}"
         code, new = self.start("sweeps", "-m", *type_settings({**TINY, **typed}), repeated, stop=stop)
         varies = sum("," in str(value) for value in typed.values()) > 1  # something besides the seed
@@ -377,7 +413,7 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(target=runs, sweep=sweeps, number=st.integers(0, 3))
     def take_from_sweep(self, sweep: Path, number: int) -> Any:
-        return multiple(*sorted(run for run in self.list(str(sweep)) if run.name.startswith(f"{number}-")))
+        return multiple(*sorted(run for run in self.find(str(sweep)) if run.name.startswith(f"{number}-")))
 
     @rule(sweep=sweeps)
     def report(self, sweep: Path) -> None:
@@ -396,29 +432,35 @@ class Sequences(RuleBasedStateMachine):
         self.outputs = self.outputs.rename(self.home / f"outputs {next(self.moves)}")
 
     def check_sweep(self, sweep: Path, code: int, is_whole: bool = True) -> None:
-        """Every combination has one run, completed once the sweep is."""
-        choices = [
-            [(key, value) for value in str(values).split(",")] for key, values in self.typed[sweep].items()
-        ]
-        expected = {}
-        for settings in map(dict, itertools.product(*choices)):
-            settings = {key: None if value == "None" else value for key, value in settings.items()}
-            config = check_config(compose_config(*type_settings({**TINY, **settings})))
-            expected[fingerprint(config)] = settings
-        names = []
-        for run in sorted(self.list(str(sweep))):
-            path = self.outputs / run / "config.yaml"
-            if not path.exists():
+        """Every combination has one run, completed once the sweep is; a search has as many as asked for."""
+        typed = self.typed[sweep]
+        swept = [key for key, value in typed.items() if "," in str(value)]
+        names, done = [], 0
+        for run in sorted(self.find(str(sweep))):
+            path = self.outputs / run
+            if not (path / "config.yaml").exists():
                 continue
-            names.append(fingerprint(check_config(read_yaml(path))))
+            names.append(fingerprint(check_config(read_yaml(path / "config.yaml")), swept))
+            done += read_result(path)["status"] == "completed"
             if run in self.extended:  # which need be none of the sweep's any more
                 continue
-            self.settings[run] = expected[names[-1]]
+            own = dict(item.split("=", 1) for item in read_result(path)["overrides"])
+            others = {key: value for key, value in typed.items() if not key.startswith("hydra")}
+            self.settings[run] = others | {key: own[key] for key in swept}
             assert names.count(names[-1]) == 1 or self.extended, names
-            is_done = read_result(self.outputs / run)["status"] == "completed"
-            self.check_end(run, 0 if is_done else code)
-        if code == 0 and is_whole:
-            assert expected.keys() <= set(names)
+            self.check_end(run, 0 if read_result(path)["status"] == "completed" else code)
+        if code == 0 and is_whole and "hydra/sweeper" in typed:
+            assert done >= int(typed["hydra.sweeper.n_trials"])
+        elif code == 0 and is_whole:
+            assert self.list_expected(typed, swept) <= set(names)
+
+    def list_expected(self, typed: Settings, swept: list[str]) -> set[str]:
+        """The fingerprints of all combinations."""
+        expected = set()
+        for values in itertools.product(*(str(typed[key]).split(",") for key in swept)):
+            settings = {**TINY, **typed, **dict(zip(swept, values, strict=True))}
+            expected.add(fingerprint(check_config(compose_config(*type_settings(settings))), swept))
+        return expected
 
     def stamp_others(self, touched: Any) -> dict[Path, Any]:
         """The files of all runs but these."""

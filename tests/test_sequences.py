@@ -1,5 +1,6 @@
 """Whatever sequence of commands was typed, the record is true; `benchmarks/robustness.py sequences` looks for longer."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from brought import find_belongings
 from cnn_lab.runs.record import read_rows
+from cnn_lab.sources.arrays import read_arrays
 from sequences import Sequences
 
 A_MINUTE = settings(
-    max_examples=4,
+    max_examples=2,
     stateful_step_count=5,
     derandomize=True,
     database=None,
@@ -78,7 +81,21 @@ def stop_where_numbers_have_64_bits(state: Sequences) -> None:
     state.resume(run, None)
 
 
+def go_on_where_the_images_have_moved(state: Sequences) -> None:
+    here, there = state.home / "here", state.home / "there"
+    shutil.copytree(find_belongings() / "a", here)
+    images = {"data": "arrays", "data.train_size": None, "data.root": f"{here}/own.npz"}
+    (run,) = state.train(images, (4, signal.SIGTERM)).values
+    here.rename(there)
+    read_arrays.cache_clear()  # as in a process of its own
+    assert state.command("train", f"resume={state.outputs / run}") == 2
+    assert state.command("train", f"resume={state.outputs / run}", f"data.root={there}/own.npz") == 0
+    state.settings[run]["data.root"] = f"{there}/own.npz"
+    state.check_end(run, 0)
+
+
 FOUND = [
+    go_on_where_the_images_have_moved,
     stop_where_numbers_have_64_bits,
     give_more_steps_to_a_run_that_was_stopped_in_its_test,
     give_fewer_steps_than_were_taken,

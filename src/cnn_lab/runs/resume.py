@@ -19,7 +19,7 @@ from cnn_lab.settings.environment import is_helper_process, read_run_directory
 from cnn_lab.settings.meaning import MEANINGS, identify, meaning_of
 from cnn_lab.settings.places import DATA
 from cnn_lab.settings.typed import parse
-from cnn_lab.sources.download import DOWNLOADED
+from cnn_lab.sources.download import DOWNLOADED, find_place
 from cnn_lab.terminal.screen import shorten, type_command
 
 CHANGEABLE = ("length", "hardware", "showing", "place")  # all else is what the run is
@@ -43,7 +43,7 @@ def plan_resume(
 
     Raises:
         ConfigError: when there is no such run, another process runs it, it has no checkpoint or nothing left
-            to do, or what was typed would make it another experiment.
+            to do, its images are gone, or what was typed would make it another experiment.
     """
     run_dir = _find(path, output_dir)
     earlier = read_result(run_dir)
@@ -61,8 +61,10 @@ def plan_resume(
         OmegaConf.update(config, key, changes[key])
     settings = check_config(OmegaConf.to_container(config))  # type: ignore[arg-type]
     data = settings["data"]
-    is_gone = data.get("root") and not Path(data["root"]).exists()
-    if is_gone and "data.root" not in changes and data["source"]["_target_"] in DOWNLOADED:
+    is_downloaded = data["source"]["_target_"] in DOWNLOADED
+    if data.get("root") and not is_downloaded:
+        find_place(data["root"])  # before anything says in the run's directory that it goes on
+    elif data.get("root") and not Path(data["root"]).exists() and "data.root" not in changes:
         data["root"] = str(DATA)  # nothing is made where a run points
     _check_worth(run_dir, settings, earlier, [key for key in changes if meaning_of(key) == "length"])
     typed = [item for item in overrides if not item.startswith(("resume=", "output_dir=", "trust="))]
