@@ -333,11 +333,13 @@ def belongings(draw: st.DrawFn) -> list[str]:
 
 
 def _drop_what_is_replaced(typed: list[str]) -> list[str]:
-    """What of `SMALL` goes with what is typed."""
+    """What of `SMALL` goes with what is typed, of which a sweep takes no key twice."""
     brings_data = any(item.startswith(("data=folder", "data=arrays", "data=own")) for item in typed)
     brings_net = any(item.startswith("model._target_=nets") for item in typed)
     dropped = ("data.",) * brings_data + ("model.",) * brings_net
-    return [item for item in SMALL if not (dropped and item.startswith(dropped))]
+    keys = {item.partition("=")[0] for item in typed if "-m" in typed}
+    kept = [item for item in SMALL if not (dropped and item.startswith(dropped))]
+    return [item for item in kept if item.partition("=")[0] not in keys]
 
 
 class Ending:

@@ -136,7 +136,8 @@ class ImageDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Let the source download what is missing: one process does so, before all read."""
-        self._read()
+        if not self._sets:
+            self._read()
 
     def setup(self, stage: str = "") -> None:
         """Read the images and cut the validation set: the same one each time.

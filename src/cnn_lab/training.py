@@ -74,10 +74,9 @@ def train(
     own = make_callbacks(config, classifier.metrics, run, events, stop, screen)
     settings = choose_hardware(run.keep_precision(config["trainer"]))
     check_training(settings, is_fused=bool(config["optimizer"].get("fused")))
-    loggers = make_loggers(config["logger"], run, Path(config["output_dir"]))
     trainer = make_trainer(
         settings,
-        logger=[events, *loggers],
+        logger=events,
         callbacks=[*own, *callbacks],
         plugins=[WholeFiles()],
         default_root_dir=run_dir,
@@ -85,9 +84,13 @@ def train(
     # Once for what only they refuse, before anything is loaded or written; Lightning asks for them later.
     classifier.build_optimizer(float("inf") if is_endless(trainer) else 100)
     check_fit(classifier.loss, classifier.metrics, data.num_classes)
+    if run.writes:  # what it refuses leaves the run, and what its loggers have stored, as they were
+        screen.wait_for("Reading the images")
+        read_images(data, is_resumed=bool(checkpoint))
+    loggers = make_loggers(config["logger"], run, Path(config["output_dir"]))
+    trainer.loggers = [events, *loggers]
 
     with stop, ending(loggers, run), recording(run, config, screen):
-        screen.wait_for("Reading the images")
         fit(trainer, classifier, data, checkpoint)
         if (run_dir / BEST_CHECKPOINT).is_file():
             best = torch.load(run_dir / BEST_CHECKPOINT, map_location="cpu", weights_only=True)
@@ -123,23 +126,34 @@ def make_callbacks(
     yield Checkpoints(recorder, stop, config["checkpoint_minutes"])
 
 
+def read_images(data: LightningDataModule, is_resumed: bool) -> None:
+    """Read the images, which the data module keeps.
+
+    Nothing is downloaded to a folder that only the config of a resumed run names.
+
+    Raises:
+        ConfigError: for settings that do not fit the images.
+        DataError: for images that cannot be had, or are not what was stated.
+    """
+    is_foreign = is_resumed and getattr(data, "root", None) not in (None, str(DATA))
+    with refuse_downloads() if is_foreign else nullcontext():
+        data.prepare_data()
+        data.setup("fit")
+
+
 def fit(
     trainer: Trainer, classifier: ImageClassifier, data: LightningDataModule, checkpoint: Path | None
 ) -> None:
-    """Read the images and train, from `checkpoint` on if there is one.
-
-    Nothing is downloaded to a folder that only the config of a run that goes on names.
+    """Train, from `checkpoint` on if there is one.
 
     Raises:
         ConfigError: for settings that Lightning refuses once it knows the data and the optimizer.
     """
     # Before a checkpoint's numbers are put into it: Lightning does so after, when float64 has become float32.
     trainer.precision_plugin.convert_module(classifier)
-    is_foreign = checkpoint and getattr(data, "root", None) not in (None, str(DATA))
     # Lightning takes a run with max_steps for one without epochs, and resumes inside one that has ended.
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     try:
-        with refuse_downloads() if is_foreign else nullcontext():
-            trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error

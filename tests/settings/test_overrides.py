@@ -21,6 +21,13 @@ def test_settings_that_had_no_run(typed: str) -> None:
     assert ending.code == 0
 
 
+def test_what_images_refuse_leaves_nothing_in_another_store() -> None:
+    ending = run_with(["logger=mlflow", "data.train_size=60000"])
+    assert not find_problem(ending), (ending.err, ending.left)
+    assert ending.code == 2
+    assert "55,000" in ending.err or "59,500" in ending.err
+
+
 A_MOMENT = settings(
     phases=[Phase.generate],  # to shrink one takes minutes, and all are short
     derandomize=True,
