@@ -182,6 +182,8 @@ def stopping(stop: tuple[int, signal.Signals] | None, folder: Path) -> Iterator[
         is_net = isinstance(module, CNN) or type(module).__module__.startswith("nets_")
         if not is_net or stop is None or next(passes) != stop[0]:
             return
+        if stop[1] != signal.SIGINT and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            return  # a network is tried before a run listens to signals, and this process would end
         if stop[1] == signal.SIGKILL:
             shutil.copytree(folder, kept)
         signal.raise_signal(signal.SIGTERM if stop[1] == signal.SIGKILL else stop[1])
