@@ -52,7 +52,7 @@ def train_for_more_steps_after_an_epoch(state: Sequences) -> None:
     state.extend(run, "max_steps", 1, None)
     state.extend(run, "max_steps", 3, None)
     assert (
-        f"trainer.max_steps cannot change: {state.outputs / run} ended inside epoch 2, and would go on"
+        f"trainer.max_steps cannot change: {state.outputs / run} ended inside epoch 2 and would continue"
         in state.said
     )
 

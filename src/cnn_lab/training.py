@@ -92,11 +92,8 @@ def train(
 
     with stop, ending(loggers, run), recording(run, config, screen):
         fit(trainer, classifier, data, checkpoint)
-        if (run_dir / BEST_CHECKPOINT).is_file():
-            best = torch.load(run_dir / BEST_CHECKPOINT, map_location="cpu", weights_only=True)
-            classifier.load_state_dict(best["state_dict"])
         screen.wait_for("Testing the best checkpoint")
-        trainer.test(classifier, datamodule=data, verbose=False)
+        test_best(trainer, classifier, data, run_dir / BEST_CHECKPOINT)
         events.experiment.close()
     return run
 
@@ -157,3 +154,13 @@ def fit(
         trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def test_best(
+    trainer: Trainer, classifier: ImageClassifier, data: LightningDataModule, checkpoint: Path
+) -> None:
+    """Measure the best checkpoint on the test images; where no epoch has ended, the network as it is."""
+    if checkpoint.is_file():
+        best = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        classifier.load_state_dict(best["state_dict"])
+    trainer.test(classifier, datamodule=data, verbose=False)
