@@ -32,8 +32,7 @@ class ImageDataModule(LightningDataModule):
         name: what the data set is called.
         input_shape: channels, height, width of each image.
         class_names: in the order of the source's labels.
-        mean, std: of the training images' pixels, in [0, 1], that images are normalised by; one number, or
-            one a channel.
+        mean, std: those of the training pixels, in [0, 1], to normalise with; one number, or one per channel.
         root: folder that the source reads from, and may download to.
         classes: those of `class_names` whose images are kept, numbered in this order; None for all.
         shuffle_pixels: move the pixels of every image, all channels alike, by one permutation of their
