@@ -212,7 +212,7 @@ def test_a_run_says_how_many_images_it_measured(typed: str, tmp_path: Path) -> N
     train_small(tmp_path, *typed.split(), callbacks=(count,))
     result, log = read_result(tmp_path), (tmp_path / "train.log").read_text()
     assert result["images"] == count.seen
-    assert f"10,000 test ({count.seen['test']:,} measured)" in log
+    assert f"10,000 test ({count.seen['test']:,} used)" in log
     assert f"MNIST, {count.seen['test']:,} of 10,000 test images" in log
     measured = evaluate(tmp_path / "checkpoints" / "last.ckpt")
     assert (measured["images"], measured["available"]) == (count.seen["test"], 10_000)
@@ -280,5 +280,5 @@ def test_one_prediction_for_all_is_told_where_there_are_several_classes(
     for label in labels:
         answers[label, 0] += 1000
     Display(screen, None)._point_out_one_answer(answers, "validation")  # type: ignore[arg-type]
-    message = "The network predicts class 0 for all 2,000 validation images; it is not learning. Try a smaller optimizer.lr"
+    message = "The network predicts class 0 for all 2,000 validation images; if this goes on, try a smaller optimizer.lr or more epochs"
     assert told == [message] * is_told

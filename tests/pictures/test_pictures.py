@@ -70,7 +70,7 @@ def test_the_embedding_is_of_the_last_hidden_layer(trained: TrainedRun) -> None:
     features = np.loadtxt(folder / "tensors.tsv")
     assert features.shape == (500, 128)
     header, *rows = (folder / "metadata.tsv").read_text().splitlines()
-    assert header == "label\tguess"
+    assert header == "label\tprediction"
     guesses = [row.split("\t") for row in rows]
     assert np.mean([label == guess for label, guess in guesses]) == pytest.approx(
         trained.result["test/accuracy"]

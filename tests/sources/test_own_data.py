@@ -277,8 +277,8 @@ def test_pictures_are_decoded_once_and_anew_when_they_change(
 def test_folders_that_make_no_data_set_get_one_message(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "empty").mkdir(parents=True)
-    needs = "it needs a folder of pictures for each class, of two or more, in train/ and test/ or as they are"
-    assert refuse("folder", root) == f"ROOT has no pictures: {needs}"
+    needs = "it needs two or more folders of pictures, one per class, directly in it or in train/ and test/"
+    assert refuse("folder", root) == f"ROOT has no folders with pictures: {needs}"
     write_pictures(root, 3, ["cat"])
     assert refuse("folder", root) == "ROOT: the folder empty has no pictures: put some there or delete it"
     (root / "empty").rmdir()

@@ -172,7 +172,7 @@ def test_single_runs_say_nothing_about_differences(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, {(0.1,): [0.95], (0.5,): [0.90]}, "model.dropout")
     best, advice = advise_on(sweep)
     assert best == "Best on validation images: dropout 0.1."
-    assert advice.startswith("A single run per setting says nothing about differences; 5 do: ")
+    assert advice.startswith("One run per setting cannot show whether a difference is real; 5 seeds can: ")
     assert advice.endswith(f" sweep.resume={sweep} seed=0,1,2,3,4")
 
 

@@ -59,10 +59,10 @@ def test_its_words_and_numbers(trained: TrainedRun, tmp_path: Path) -> None:
     found = make_comparison(trained, (9_000, 30, 15, 955))
     assert list(found.describe()) == [
         "correct on: both 9,000, only A 30, only B 15, neither 955",
-        "A's accuracy less B's: +0.15 percentage points (95% interval +0.02 to +0.28)",
+        "A's accuracy minus B's: +0.15 percentage points (95% interval +0.02 to +0.28)",
         (
-            "McNemar's exact test: p = 0.036, the probability of a split at least as uneven as 30 to 15 of the 45 images "
-            "that only one of them gets right, if A and B were equally good"
+            "Only one network is right on 45 images: A on 30, B on 15. McNemar's exact test: p = 0.036, the probability of "
+            "a split at least this uneven if A and B were equally good"
         ),
         (
             "This compares these two trained networks on these test images. It does not say how networks with other seeds "

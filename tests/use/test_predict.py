@@ -220,7 +220,7 @@ def test_most_digits_of_a_font_are_recognised(network: Trained) -> None:
 def test_unsure_where_no_class_has_half_of_the_probability(network: Trained) -> None:
     (prediction,) = predict(network, [find_digit(write_digit(3), SIDE)])
     prediction.shares = dict.fromkeys(prediction.shares, 0.1)
-    assert (prediction.guess, prediction.as_dict()["guess"]) == (None, None)
+    assert (prediction.guess, prediction.as_dict()["prediction"]) == (None, None)
 
 
 def test_the_picture_of_predictions(network: Trained, tmp_path: Path) -> None:
@@ -250,8 +250,9 @@ def test_a_folder_gives_a_row_a_picture(trained: TrainedRun, pictures: Path, tmp
     show = tmp_path / "show.png"
     done = run_script("predict.py", str(pictures), "--run", str(trained.path), "--show", str(show))
     assert (done.returncode, done.stderr) == (0, "")
-    head, blank, broken, one, zero, *_, last = done.stdout.splitlines()
-    assert head.split() == ["image", "guess", "probability", "runner-up"]
+    network, _, head, blank, broken, one, zero, *_, last = done.stdout.splitlines()
+    assert network == f"{trained.path / 'checkpoints' / 'best.ckpt'}, trained on MNIST"
+    assert head.split() == ["image", "prediction", "probability", "runner-up"]
     assert blank.rstrip().split(maxsplit=2)[1:] == ["unsure", "the picture is empty"]
     assert "unsure" in broken
     assert "not a picture" in broken
@@ -266,7 +267,7 @@ def test_all_numbers_as_json(trained: TrainedRun, pictures: Path) -> None:
     done = run_script("predict.py", path, "--json", "--run", str(trained.path))
     assert (done.returncode, done.stderr) == (0, "")
     (image,) = json.loads(done.stdout)["images"]
-    assert (image["image"], image["guess"], image["problem"]) == (path, "0", None)
+    assert (image["image"], image["prediction"], image["problem"]) == (path, "0", None)
     assert list(image["probabilities"]) == [str(digit) for digit in range(10)]
     assert sum(image["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 

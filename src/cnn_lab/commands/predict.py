@@ -41,6 +41,7 @@ def main() -> None:
         show_json({"run": str(run_dir), "checkpoint": str(checkpoint), "images": rows})
         return
     screen = Screen()
+    screen.show(f"{shorten(checkpoint)}, trained on {trained.data.name}\n")
     for line in format_predictions(predictions):
         screen.show(line)
     if arguments.show:
@@ -49,10 +50,10 @@ def main() -> None:
 
 
 def format_predictions(predictions: list) -> Iterator[str]:
-    """A line an image: the guess, its probability, the runner-up."""
+    """One line per image: the prediction, its probability, the runner-up."""
     width = max(5, *(len(row.digit.name) for row in predictions))
-    long = max(len(name) for row in predictions for name in ("unsure", *row.shares))
-    yield f"{'image':{width}}  {'guess':>{long}}  probability  runner-up"
+    long = max(len(name) for row in predictions for name in ("prediction", *row.shares))
+    yield f"{'image':{width}}  {'prediction':>{long}}  probability  runner-up"
     for row in predictions:
         if row.problem:
             yield f"{row.digit.name:{width}}  {'unsure':>{long}}  {'':11}  {row.problem}"

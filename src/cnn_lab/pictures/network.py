@@ -1,5 +1,7 @@
 """The callback that shows in TensorBoard what the network sees and what it gets wrong."""
 
+import contextlib
+import io
 from collections.abc import Iterable
 from typing import Any
 
@@ -150,16 +152,15 @@ class Pictures(Callback):
         names = trainer.datamodule.classes  # type: ignore[attr-defined]
         gathered = zip(*self._embedded, strict=True)
         features, images, labels, guesses = (torch.cat(parts).cpu() for parts in gathered)
-        self.events.experiment.add_embedding(
-            features.double().round(decimals=3),  # they are written as text
-            metadata=[
-                [names[label], names[guess]]
-                for label, guess in zip(labels.tolist(), guesses.tolist(), strict=True)
-            ],
-            metadata_header=["label", "guess"],
-            label_img=_to_gray_or_rgb(trainer.datamodule.restore(images)) / 255,  # type: ignore[attr-defined]
-            tag="last_hidden_layer",
-        )
+        answers = zip(labels.tolist(), guesses.tolist(), strict=True)
+        with contextlib.redirect_stdout(io.StringIO()):  # it warns of the features of a run that is continued
+            self.events.experiment.add_embedding(
+                features.double().round(decimals=3),  # they are written as text
+                metadata=[[names[label], names[guess]] for label, guess in answers],
+                metadata_header=["label", "prediction"],
+                label_img=_to_gray_or_rgb(trainer.datamodule.restore(images)) / 255,  # type: ignore[attr-defined]
+                tag="last_hidden_layer",
+            )
 
     def _is_due(self, trainer: Trainer) -> bool:
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or -1

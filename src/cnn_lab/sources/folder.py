@@ -179,10 +179,10 @@ def _check_classes(
             near = suggest(name, names)
             raise ConfigError(f"{where}{links}: {part}/{name} is a class that train/ lacks{near}")
     if len(names) < 2:
-        there_are = f"one class, {names[0]}" if names else "no pictures"
+        there_are = f"one class, {names[0]}" if names else "no folders with pictures"
         raise ConfigError(
-            f"{where} has {there_are}: it needs a folder of pictures for each class, of two or more, in "
-            f"train/ and test/ or as they are{links}"
+            f"{where} has {there_are}: it needs two or more folders of pictures, one per class, "
+            f"directly in it or in train/ and test/{links}"
         )
 
 

@@ -115,7 +115,7 @@ def _advise_next(
         text += f"{describe(closest, names)} is worse"
     elif not judged:
         needed = SEEDS_ADVISED
-        text = f"A single run per setting says nothing about differences; {needed} do"
+        text = f"One run per setting cannot show whether a difference is real; {needed} seeds can"
     else:
         return []
     key, values = _choose_repetitions(records, seeds, needed)

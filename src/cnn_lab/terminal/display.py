@@ -108,7 +108,7 @@ class Display(Callback):
         if predictions.count_nonzero() == 1 and labels.count_nonzero() > 1:
             predicted, images = int(predictions.argmax()), int(labels.sum())
             text = f"The network predicts class {predicted} for all {images:,} {split} images"
-            advice = "it is not learning. Try a smaller optimizer.lr"
+            advice = "if this goes on, try a smaller optimizer.lr or more epochs"
             self.screen.show(f"{text}; {advice}", style="bold yellow")
 
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -140,7 +140,7 @@ class Display(Callback):
 def _name_part(split: str, used: int, size: int) -> str:
     if used >= size:
         return ""
-    return f" ({used:,} per epoch)" if split == "train" else f" ({used:,} measured)"
+    return f" ({used:,} per epoch)" if split == "train" else f" ({used:,} used)"
 
 
 def _last_epoch(trainer: Trainer) -> str:

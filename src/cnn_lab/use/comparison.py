@@ -61,13 +61,13 @@ class Comparison:
         differing = counts["only A"] + counts["only B"]
         yield "correct on: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
         yield (
-            f"A's accuracy less B's: {found['difference'] * 100:+.2f} percentage points "
+            f"A's accuracy minus B's: {found['difference'] * 100:+.2f} percentage points "
             f"({LEVEL:.0%} interval {low * 100:+.2f} to {high * 100:+.2f})"
         )
         yield (
-            f"McNemar's exact test: p = {found['p_value']:.2g}, the probability of a split at least as "
-            f"uneven as {counts['only A']:,} to {counts['only B']:,} of the {differing:,} images that only "
-            "one of them gets right, if A and B were equally good"
+            f"Only one network is right on {differing:,} images: A on {counts['only A']:,}, B on "
+            f"{counts['only B']:,}. McNemar's exact test: p = {found['p_value']:.2g}, the probability of a "
+            "split at least this uneven if A and B were equally good"
         )
         yield (
             "This compares these two trained networks on these test images. It does not say how networks "

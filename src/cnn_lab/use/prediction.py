@@ -53,10 +53,10 @@ class Prediction:
         return best[0][0] if best and not self.problem and best[0][1] >= SURE else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data: `image`, `guess`, `probabilities` by class, `problem`."""
+        """Plain data: `image`, `prediction`, `probabilities` by class, `problem`."""
         return {
             "image": self.digit.name,
-            "guess": self.guess,
+            "prediction": self.guess,
             "probabilities": {name: round(share, 6) for name, share in self.shares.items()},
             "problem": self.problem or None,
         }
