@@ -104,7 +104,7 @@ REJECTED = {
     "trainer.precision=16": "trainer.precision=16 needs a GPU",
     "trainer.sync_batchnorm=true": "trainer.sync_batchnorm=true needs GPUs",
     "trainer.limit_test_batches=0": "trainer.limit_test_batches=0 leaves no test image",
-    f"metrics.{'x' * 101}._target_=torchmetrics.MeanMetric": f"metrics.{'x' * 101} cannot be called so: give a plain",
+    f"metrics.{'x' * 101}._target_=torchmetrics.MeanMetric": f"metrics.{'x' * 101} is not a possible name: use a plain",
     "loss._target_=torch.nn.L1Loss ~loss.label_smoothing data.batch_size=10": "loss does not return a single number",
 }
 

@@ -94,7 +94,7 @@ MISTAKES = {
     "early_stopping.monitor=val/f": "early_stopping.monitor=val/f is not an option. Did you mean 'val/f1'?",
     "metrics.f1.num_classes=3": "metrics.f1.num_classes cannot be set: the run sets it itself",
     "metrics.f1.avrage=micro": "metrics.f1: Unexpected keyword arguments: `avrage`",
-    "metrics.loss._target_=torchmetrics.MeanSquaredError": "metrics.loss is not a possible name: use a plain, unused name of at most 100",
+    "metrics.loss._target_=torchmetrics.MeanSquaredError": "metrics.loss is not a possible name: use a plain, unused name",
     "metrics.x=5": "metrics.x has no _target_: name a class or function, as in metrics.x._target_=MODULE.NAME",
     "metrics.x._target_=torch.nn.ReLU": "metrics.x._target_=torch.nn.ReLU makes no Metric",
     "metrics.x._target_=torchmetrics.MeanSquaredError": "metrics.x does not return a single number for probabilities (11, 10) and labels (11,)",

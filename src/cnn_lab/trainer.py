@@ -49,8 +49,8 @@ def _check_processes(settings: Mapping[str, Any], accelerator: str) -> None:
     strategy = str(settings.get("strategy", "auto"))
     if strategy.startswith(COPYING_STRATEGIES):
         raise ConfigError(
-            f"trainer.strategy={strategy} copies a run that has begun into other processes, which its record "
-            "does not survive; type trainer.strategy=ddp"
+            f"trainer.strategy={strategy} copies a running process, which breaks the run's record; "
+            "type trainer.strategy=ddp"
         )
     devices, cores = str(settings.get("devices", 1)), os.cpu_count() or 1
     if accelerator == "cpu" and devices.isdecimal() and int(devices) > cores:

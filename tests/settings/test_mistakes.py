@@ -201,11 +201,11 @@ def test_a_long_list_of_names_is_cut() -> None:
 TRAINERS_MISTAKES = {
     "trainer.precision=17": "trainer: ",
     "trainer.devices=4095": "trainer.devices=4095 would start 4095 processes on a CPU with ",
-    "trainer.strategy=ddp_notebook": "trainer.strategy=ddp_notebook copies a run that has begun into ",
+    "trainer.strategy=ddp_notebook": "trainer.strategy=ddp_notebook copies a running process, which ",
     "trainer._target_=torch.nn.Identity": "trainer._target_=torch.nn.Identity makes no Trainer",
     "optimizer._target_=torch.nn.Identity": "optimizer._target_ makes Identity, not an Optimizer",
     "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0": "optimizer: ",
-    "scheduler=cosine trainer.max_epochs=null": "scheduler=cosine needs to know where the run ends: set trainer.max_",
+    "scheduler=cosine trainer.max_epochs=null": "scheduler=cosine needs the length of the run: set trainer.max_",
     "trainer.max_epochs=-1 scheduler=one_cycle": "scheduler=one_cycle needs to know where the run ends: set trainer.",
     "data.mean=[0.1,0.2]": "data.mean needs a number for each channel (1), not 2",
 }  # fmt: skip

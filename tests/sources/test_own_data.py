@@ -339,7 +339,7 @@ def test_every_script_works_with_pictures_in_folders(tmp_path: Path) -> None:
     gone = run_script("evaluate.py", str(runs[0]))
     assert (gone.returncode, gone.stderr.count("\n")) == (2, 1)
     assert (
-        f"data.root={root} does not exist: if the images were moved, put a link to them there" in gone.stderr
+        f"data.root={root} does not exist: if you moved the images, put a link to them there" in gone.stderr
     )
     resumed = train_command(f"resume={runs[0]}", f"data.root={tmp_path / 'moved'}", "trainer.max_epochs=3")
     assert resumed.returncode == 0, resumed.stderr

@@ -140,7 +140,7 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(
 @pytest.mark.parametrize("target", [JOBLIB, "hydra._internal.core_plugins.basic_launcher.BasicLauncher"])
 def test_a_sweep_on_a_gpu_that_is_not_there_is_refused_at_once(target: str) -> None:
     launcher = OmegaConf.create({"_target_": target, "n_jobs": -1})
-    with pytest.raises(ConfigError, match=r"^trainer\.accelerator=gpu: PyTorch finds no GPU here"):
+    with pytest.raises(ConfigError, match=r"^trainer\.accelerator=gpu: PyTorch finds no GPU on this machine"):
         check_launcher(launcher, {"trainer": {"accelerator": "gpu"}, "sweep": {"jobs_per_gpu": 1}})
 
 

@@ -197,7 +197,7 @@ def test_the_check_counts_other_classes_and_measures_probabilities() -> None:
 def test_a_network_that_diverged_is_refused() -> None:
     trained = make_trained("channels=[4]")
     torch.nn.init.constant_(next(trained.net.parameters()), float("nan"))
-    with pytest.raises(CnnLabError, match=r"random.ckpt gives probabilities that are no numbers"):
+    with pytest.raises(CnnLabError, match=r"random.ckpt gives NaN instead of probabilities"):
         compare(trained, DIGITS, lambda images: images, "")
 
 

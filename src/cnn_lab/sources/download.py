@@ -33,8 +33,8 @@ def find_place(root: str | Path) -> Path:
     path = Path(root).expanduser()
     if not path.exists():
         raise ConfigError(
-            f"data.root={root} does not exist: if the images were moved, put a link to them there, or go on "
-            "with the run with another data.root"
+            f"data.root={root} does not exist: if you moved the images, put a link to them there, or "
+            "continue the run with another data.root"
         )
     return path
 

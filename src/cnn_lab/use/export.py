@@ -218,8 +218,8 @@ def compare(
     expected = trained.predict(images)
     if not np.isfinite(expected).all():
         raise CnnLabError(
-            f"{trained.path} gives probabilities that are no numbers, as a training that diverged leaves "
-            "behind; give the checkpoint of another run"
+            f"{trained.path} gives NaN instead of probabilities, because its training diverged; give the "
+            "checkpoint of another run"
         )
     batches = np.split(images, range(1, len(images), BATCH))
     found = np.concatenate([predict(batch) for batch in batches])
