@@ -120,7 +120,7 @@ def test_what_cannot_be_trained_is_rejected_before_anything_is_written(typed: st
 def test_scaled_gradients_of_a_fused_optimizer_are_not_clipped() -> None:
     settings = {"accelerator": "cuda", "precision": "16-mixed", "gradient_clip_val": 1.0}
     with pytest.raises(
-        ConfigError, match=r"^trainer.gradient_clip_val=1.0 does not go with .* optimizer.fused=false"
+        ConfigError, match=r"^trainer.gradient_clip_val=1.0 cannot be combined with .* optimizer.fused=false"
     ):
         check_training(settings, is_fused=True)
     check_training(settings, is_fused=False)

@@ -133,7 +133,7 @@ def test_every_evaluation_command_runs(arguments: list[str], trained: TrainedRun
 
 
 def test_the_commands_that_continue_a_run_work(tmp_path: Path) -> None:
-    first, longer = RESUMED
+    first, longer = sorted(RESUMED, key=len)
     outputs = f"output_dir={tmp_path}"
     assert train_command(*SMALL, "trainer.max_epochs=1", outputs).returncode == 0
     again = train_command(*first, outputs)

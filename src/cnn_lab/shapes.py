@@ -148,7 +148,7 @@ def plan_resnet(
     for stage, width in enumerate(widths, 1):
         if stage > 1 and min(size) == 1:
             raise ConfigError(
-                f"model: stage {stage} would halve maps of {size[0]} x {size[1]}: the network is too deep "
+                f"model: stage {stage} cannot halve maps of {size[0]} x {size[1]}: the network is too deep "
                 f"for its images; give at most {stage - 1} model.widths"
             )
         if shortcut == "pad" and width < channels:

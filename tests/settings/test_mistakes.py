@@ -206,7 +206,7 @@ TRAINERS_MISTAKES = {
     "optimizer._target_=torch.nn.Identity": "optimizer._target_ makes Identity, not an Optimizer",
     "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0": "optimizer: ",
     "scheduler=cosine trainer.max_epochs=null": "scheduler=cosine needs the length of the run: set trainer.max_",
-    "trainer.max_epochs=-1 scheduler=one_cycle": "scheduler=one_cycle needs to know where the run ends: set trainer.",
+    "trainer.max_epochs=-1 scheduler=one_cycle": "scheduler=one_cycle needs the length of the run: set trainer.",
     "data.mean=[0.1,0.2]": "data.mean needs a number for each channel (1), not 2",
 }  # fmt: skip
 
