@@ -366,7 +366,7 @@ def test_a_config_is_not_walked_for_ever(settings: dict[str, Any]) -> None:
         with pytest.raises(ConfigError, match="they are larger than a run's can be"):
             check_trusted({**settings, "model": {**settings["model"], "channels": value}})
     for value in (None, [], "config", 3):
-        with pytest.raises(ConfigError, match="it holds no settings"):
+        with pytest.raises(ConfigError, match="there are none"):
             check_trusted(value)
 
 
