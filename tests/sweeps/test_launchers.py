@@ -89,7 +89,10 @@ def test_gpus_are_dealt_out_one_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     launcher = {"_target_": JOBLIB}
     with take_gpu(settings, launcher, tmp_path) as first, take_gpu(settings, launcher, tmp_path) as second:
         assert [run["trainer"]["devices"] for run in (first, second)] == [[0], [1]]
-        with pytest.raises(CnnLabError, match="other runs of this sweep use all GPUs"), take_gpu(settings, launcher, tmp_path):
+        with (
+            pytest.raises(CnnLabError, match="other runs of this sweep use all GPUs"),
+            take_gpu(settings, launcher, tmp_path),
+        ):
             pass
     with take_gpu(settings, launcher, tmp_path) as again:
         assert again["trainer"]["devices"] == [0]
