@@ -79,9 +79,6 @@ def _check_joblib(launcher: DictConfig, config: Mapping[str, Any]) -> None:
 
 def _check_ray(launcher: DictConfig) -> None:
     """Refuse what Ray would try for minutes or wait for in vain: a dead address, more than a node has."""
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "error"
-    )  # else a warning for each time that it tries again
     import ray
 
     settings = OmegaConf.to_container(launcher.ray.init, resolve=True)
